@@ -1,0 +1,341 @@
+"""Prompts, and contrasts: two piles of prompts that differ in one thing."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from steerkit.errors import PromptError
+from steerkit.registry import suggest
+
+if TYPE_CHECKING:
+    from steerkit.protocols import Model
+
+Template = Literal["auto", "chat", "raw"]
+
+POSITIVE_NAMES = ("positive", "pos", "harmful", "unsafe", "true", "1", "yes")
+NEGATIVE_NAMES = ("negative", "neg", "harmless", "safe", "false", "0", "no")
+TEXT_NAMES = ("text", "prompt", "instruction", "question", "sentence", "statement", "input")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One thing said to the model, and what may be needed to score it.
+
+    `template` says how it is rendered: as a chat turn, as raw text, or `auto`: chat where
+    the tokenizer has a chat template. `group` names what must never be split between
+    fitting and testing (a pair, a template); `answer` is teacher-forced after the prompt.
+    """
+
+    text: str
+    answer: str = ""
+    system: str = ""
+    shots: tuple[tuple[str, str], ...] = ()
+    group: str = ""
+    category: str = ""
+    template: Template = "auto"
+
+    @classmethod
+    def of(cls, value: "Prompt | str | Mapping[str, Any]") -> "Prompt":
+        """Read a prompt from itself, a string, or a mapping with a text-like field."""
+        if isinstance(value, Prompt):
+            return value
+        if isinstance(value, str):
+            if not value.strip():
+                raise PromptError("a prompt is empty; remove it or give it text")
+            return cls(value)
+        keys = {str(k).lower(): v for k, v in value.items()}
+        text = next((keys[name] for name in TEXT_NAMES if keys.get(name)), None)
+        if not isinstance(text, str) or not text.strip():
+            raise PromptError(
+                f"a prompt needs a non-empty field among {', '.join(TEXT_NAMES)}; "
+                f"got the fields {', '.join(map(str, value)) or 'none'}"
+            )
+        known = {k: str(keys[k]) for k in ("answer", "system", "group", "category") if keys.get(k)}
+        return cls(text, **known)  # type: ignore[arg-type]
+
+    def with_answer(self, answer: str) -> "Prompt":
+        """The same prompt with an answer to be teacher-forced."""
+        return replace(self, answer=answer)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Positive and negative prompts. Paired: the i-th of both differ only in the concept.
+
+    Attributes:
+        positive: prompts that show the concept (the side a direction points to).
+        negative: prompts that do not.
+        paired: whether the i-th of both sides belong together.
+        name: what the concept is called in tables and files.
+    """
+
+    positive: tuple[Prompt, ...]
+    negative: tuple[Prompt, ...]
+    paired: bool = False
+    name: str = "concept"
+    _groups: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        for side, prompts in (("positive", self.positive), ("negative", self.negative)):
+            if not prompts:
+                other = "negative" if side == "positive" else "positive"
+                raise PromptError(
+                    f"the contrast '{self.name}' has no {side} prompts, only "
+                    f"{len(getattr(self, other))} {other} ones; give both sides"
+                )
+        if self.paired and len(self.positive) != len(self.negative):
+            raise PromptError(
+                f"a paired contrast needs as many positive as negative prompts; "
+                f"'{self.name}' has {len(self.positive)} and {len(self.negative)}"
+            )
+        both = {p.text for p in self.positive} & {p.text for p in self.negative}
+        both -= {p.text for p in self.positive if p.system or p.answer or p.shots}
+        if both:
+            raise PromptError(
+                f"{len(both)} prompts stand on both sides of '{self.name}', "
+                f"such as {sorted(both)[0]!r}; a prompt belongs to one side"
+            )
+
+    @classmethod
+    def of(
+        cls,
+        positive: Iterable[Prompt | str | Mapping[str, Any]],
+        negative: Iterable[Prompt | str | Mapping[str, Any]],
+        *,
+        paired: bool = False,
+        name: str = "concept",
+    ) -> "Contrast":
+        """A contrast from two plain lists."""
+        return cls(
+            tuple(Prompt.of(p) for p in positive),
+            tuple(Prompt.of(p) for p in negative),
+            paired,
+            name,
+        )
+
+    @classmethod
+    def read(
+        cls,
+        source: "str | Path | Mapping[str, Any] | Sequence[Any]",
+        *,
+        model: "Model | None" = None,
+        template: Template = "auto",
+        paired: bool | None = None,
+        name: str | None = None,
+    ) -> "Contrast":
+        """Read a contrast from JSONL, CSV, JSON, or plain lists.
+
+        A row either holds both sides (`positive`, `negative`: a pair) or a text and a
+        `label`. JSON may also be `{"positive": [...], "negative": [...]}` or a list of such
+        rows; plain Python lists of rows and `(positive, negative)` tuples of lists work too.
+
+        Args:
+            source: a path or the data itself.
+            model: if given, checks now that every prompt fits its context.
+            template: how prompts are rendered (`auto`: chat where the tokenizer has one).
+            paired: overrides what the layout suggests.
+            name: the concept's name; the file's stem by default.
+
+        Raises:
+            PromptError: missing or unreadable file, unknown layout, an empty side.
+        """
+        if isinstance(source, str | Path):
+            rows = _read_file(Path(source))
+            label = name or Path(source).stem
+        else:
+            rows = source
+            label = name or "concept"
+        positive, negative, looks_paired = _sides(rows, label)
+        contrast = cls.of(
+            positive, negative, paired=looks_paired if paired is None else paired, name=label
+        )
+        contrast = contrast.map(lambda p: replace(p, template=template))
+        if model is not None:
+            model.tokenize(contrast.prompts)
+        return contrast
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        """All prompts, the positive side first."""
+        return self.positive + self.negative
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """1 for each positive prompt, 0 for each negative one, in the order of `prompts`."""
+        return (1,) * len(self.positive) + (0,) * len(self.negative)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """What must not be split, one a prompt: its `group`, else its pair, else itself."""
+        if self._groups:
+            return self._groups
+        n = len(self.positive)
+        own = [p.group for p in self.prompts]
+        return tuple(
+            group or (f"pair{i % n}" if self.paired else f"prompt{i}")
+            for i, group in enumerate(own)
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every prompt, its side, and the pairing."""
+        data = [[asdict(p) for p in self.positive], [asdict(p) for p in self.negative], self.paired]
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+    def map(self, change: Any) -> "Contrast":
+        """The contrast with `change` applied to every prompt."""
+        return replace(
+            self,
+            positive=tuple(change(p) for p in self.positive),
+            negative=tuple(change(p) for p in self.negative),
+        )
+
+    def split(self, fraction: float = 0.8, *, seed: int = 0) -> tuple["Contrast", "Contrast"]:
+        """Split into two contrasts that share no group (no pair, no template).
+
+        Groups that link across both sides (pairs, shared templates) stay whole. Of each
+        side, about `fraction` of the prompts goes to the first part.
+
+        Raises:
+            PromptError: when a part would lack a side.
+        """
+        if not 0 < fraction < 1:
+            raise PromptError(f"the fraction lies between 0 and 1; got {fraction}")
+        members: dict[str, list[int]] = {}
+        for i, group in enumerate(self._linked_groups()):
+            members.setdefault(group, []).append(i)
+        names = sorted(members)
+        np.random.default_rng(seed).shuffle(names)
+        n_pos = len(self.positive)
+        sizes = np.array([n_pos, len(self.negative)])
+        taken = np.zeros(2)
+        first: list[int] = []
+        rest: list[int] = []
+        for name in names:
+            here = np.bincount([int(i >= n_pos) for i in members[name]], minlength=2)
+            # A group goes to the first part while that part is short of what it brings.
+            short = np.where(here > 0, fraction * sizes - taken, 0)
+            if (short >= here / 2).all():
+                first += members[name]
+                taken += here
+            else:
+                rest += members[name]
+        return self._take(sorted(first), "first"), self._take(sorted(rest), "second")
+
+    def _linked_groups(self) -> list[str]:
+        """Groups, with the two sides of a pair merged even if they name different groups."""
+        groups = list(self.groups)
+        if self.paired:
+            n = len(self.positive)
+            parent = {g: g for g in groups}
+
+            def root(g: str) -> str:
+                while parent[g] != g:
+                    g = parent[g]
+                return g
+
+            for i in range(n):
+                parent[root(groups[n + i])] = root(groups[i])
+            groups = [root(g) for g in groups]
+        return groups
+
+    def _take(self, indices: Sequence[int], part: str) -> "Contrast":
+        n = len(self.positive)
+        positive = tuple(self.positive[i] for i in indices if i < n)
+        negative = tuple(self.negative[i - n] for i in indices if i >= n)
+        if not positive or not negative:
+            raise PromptError(
+                f"the {part} part of the split of '{self.name}' lacks a side: "
+                f"{len(self.positive)} positive and {len(self.negative)} negative prompts in "
+                f"{len(set(self._linked_groups()))} groups are too few; add prompts or groups"
+            )
+        return replace(
+            self,
+            positive=positive,
+            negative=negative,
+            _groups=tuple(self.groups[i] for i in indices),
+        )
+
+    def __len__(self) -> int:
+        return len(self.positive) + len(self.negative)
+
+    def __repr__(self) -> str:
+        kind = "pairs" if self.paired else "prompts"
+        return (
+            f"Contrast('{self.name}', {len(self.positive)} positive / "
+            f"{len(self.negative)} negative {kind}, sha256 {self.sha256[:8]})"
+        )
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise PromptError(f"no contrast file at {path}; give a .jsonl, .json or .csv file")
+    suffix = path.suffix.lower()
+    if suffix not in (".jsonl", ".json", ".csv"):
+        raise PromptError(
+            f"cannot tell what '{path.name}' holds; contrasts are .jsonl, .json or .csv files"
+        )
+    text = path.read_text(encoding="utf-8-sig")
+    try:
+        if suffix == ".csv":
+            return list(csv.DictReader(text.splitlines()))
+        if suffix == ".json":
+            return json.loads(text)
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise PromptError(f"{path} is not valid {suffix[1:].upper()}: {error}") from error
+
+
+def _sides(rows: Any, name: str) -> tuple[list[Any], list[Any], bool]:
+    """Positive prompts, negative prompts, and whether the layout pairs them."""
+    if isinstance(rows, Mapping):
+        positive, negative = _field(rows, POSITIVE_NAMES), _field(rows, NEGATIVE_NAMES)
+        if positive is None or negative is None:
+            raise PromptError(
+                f"'{name}' needs a positive and a negative list; got the keys "
+                f"{', '.join(map(str, rows)) or 'none'}"
+            )
+        return list(positive), list(negative), False
+    if isinstance(rows, tuple) and len(rows) == 2 and not isinstance(rows[0], str | Mapping):
+        return list(rows[0]), list(rows[1]), False
+    rows = list(rows)
+    if not rows:
+        raise PromptError(f"'{name}' is empty; give positive and negative prompts")
+    positives: list[Any] = []
+    negatives: list[Any] = []
+    paired = True
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, list | tuple) and len(row) == 2:
+            row = {"positive": row[0], "negative": row[1]}
+        if not isinstance(row, Mapping):
+            raise PromptError(f"row {number} of '{name}' is a {type(row).__name__}, not a record")
+        positive, negative = _field(row, POSITIVE_NAMES), _field(row, NEGATIVE_NAMES)
+        if positive and negative:
+            shared = {k: row[k] for k in ("group", "category", "system") if row.get(k)}
+            positives.append({**shared, "text": positive})
+            negatives.append({**shared, "text": negative})
+            continue
+        paired = False
+        label = next((row[k] for k in ("label", "side", "class", "target") if k in row), None)
+        side = str(label).lower()
+        if side in POSITIVE_NAMES:
+            positives.append(row)
+        elif side in NEGATIVE_NAMES:
+            negatives.append(row)
+        else:
+            raise PromptError(
+                f"row {number} of '{name}' has neither both sides nor a known label "
+                f"(label {label!r}); {suggest(side, POSITIVE_NAMES + NEGATIVE_NAMES)}"
+            )
+    return positives, negatives, paired
+
+
+def _field(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    keys = {str(k).lower(): v for k, v in row.items()}
+    return next((keys[name] for name in names[:4] if keys.get(name)), None)

@@ -1,0 +1,68 @@
+"""steerkit: find, apply and audit directions in the residual stream of language models.
+
+Verbs: `load`, `wrap`, `capture`, `extract`, `search`, `audit`; a model's own verbs are
+`run`, `generate` and `with_`. Names are imported when first used, so `import steerkit`
+is fast and imports none of torch, transformers or plotly.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steerkit.activations import Activations as Activations
+    from steerkit.audits import Report as Report
+    from steerkit.audits import audit as audit
+    from steerkit.batch import Positions as Positions
+    from steerkit.captures import capture as capture
+    from steerkit.direction import Direction as Direction
+    from steerkit.direction import Directions as Directions
+    from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.extraction import extract as extract
+    from steerkit.interventions import Ablate as Ablate
+    from steerkit.interventions import Add as Add
+    from steerkit.interventions import Affine as Affine
+    from steerkit.interventions import Clamp as Clamp
+    from steerkit.models import load as load
+    from steerkit.models import wrap as wrap
+    from steerkit.prompts import Contrast as Contrast
+    from steerkit.prompts import Prompt as Prompt
+    from steerkit.searches import Sweep as Sweep
+    from steerkit.searches import search as search
+    from steerkit.site import Site as Site
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Activations": "activations",
+    "Report": "audits",
+    "audit": "audits",
+    "Positions": "batch",
+    "capture": "captures",
+    "Direction": "direction",
+    "Directions": "direction",
+    "SteerkitError": "errors",
+    "extract": "extraction",
+    "Ablate": "interventions",
+    "Add": "interventions",
+    "Affine": "interventions",
+    "Clamp": "interventions",
+    "load": "models",
+    "wrap": "models",
+    "Contrast": "prompts",
+    "Prompt": "prompts",
+    "Sweep": "searches",
+    "search": "searches",
+    "Site": "site",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'steerkit' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"steerkit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

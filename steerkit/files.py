@@ -1,0 +1,105 @@
+"""Files one can trust: safetensors with a JSON header, written whole or not at all."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steerkit.errors import OutputError
+
+FORMAT_VERSION = 1
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place only if all went well.
+
+    Raises:
+        OutputError: when the place cannot be written to. Nothing half-written is left.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as done:
+            os.fsync(done.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder that exists, "
+            "is writable and has space"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_tensors(
+    path: Path, kind: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> Path:
+    """Write tensors and a JSON header as one safetensors file of the given kind.
+
+    The header stands in the file's `__metadata__` under the key `steerkit`.
+    """
+    from safetensors.torch import save_file
+
+    meta = json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **header}, sort_keys=True)
+    with written_whole(path) as temporary:
+        try:
+            save_file(
+                {k: v.contiguous().cpu() for k, v in tensors.items()},
+                temporary,
+                {"steerkit": meta},
+            )
+        except OSError:
+            raise
+        except Exception as error:  # safetensors wraps I/O failures in its own error type
+            raise OSError(str(error)) from error
+    return path
+
+
+def read_header(path: Path, kind: str) -> dict[str, Any]:
+    """The JSON header alone, checked for kind and version."""
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise OutputError(f"no {kind} file at {path}")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            meta = handle.metadata() or {}
+    except Exception as error:
+        raise OutputError(
+            f"{path} is not a complete safetensors file ({error}); write it again"
+        ) from error
+    if "steerkit" not in meta:
+        raise OutputError(f"{path} was not written by steerkit: it has no steerkit header")
+    header: dict[str, Any] = json.loads(meta["steerkit"])
+    if header.get("kind") != kind:
+        raise OutputError(f"{path} holds {header.get('kind')}, not {kind}")
+    if header.get("format_version", 0) > FORMAT_VERSION:
+        raise OutputError(
+            f"{path} has format version {header['format_version']}; this steerkit reads up to "
+            f"{FORMAT_VERSION}: upgrade steerkit"
+        )
+    return header
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and JSON header of a file written by `write_tensors`."""
+    from safetensors.torch import load_file
+
+    header = read_header(path, kind)
+    tensors: dict[str, torch.Tensor] = load_file(path)
+    return tensors, header

@@ -55,7 +55,7 @@ _HOME = {
     "Site": "site",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 (names, spread from the table)
 
 
 def __getattr__(name: str) -> Any:

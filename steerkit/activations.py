@@ -61,9 +61,7 @@ class Activations:
             )
         for name in ("prompt_index", "positions", "tokens"):
             if getattr(self, name).numel() == 0 and rows:
-                filled = (
-                    torch.arange(rows) if name == "prompt_index" else torch.full((rows,), -1)
-                )
+                filled = torch.arange(rows) if name == "prompt_index" else torch.full((rows,), -1)
                 object.__setattr__(self, name, filled)
         for name in ("labels", "groups"):
             if getattr(self, name) and len(getattr(self, name)) != len(self.prompts):

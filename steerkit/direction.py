@@ -169,7 +169,9 @@ class Direction:
 
     def __repr__(self) -> str:
         auc = f", AUC {self.scores.auc}" if self.scores else ""
-        return f"Direction('{self.concept}', {self.method}, {self.site}, scale {self.scale:.3g}{auc})"
+        return (
+            f"Direction('{self.concept}', {self.method}, {self.site}, scale {self.scale:.3g}{auc})"
+        )
 
     def _repr_html_(self) -> str:
         from steerkit.cards import direction_card
@@ -181,9 +183,7 @@ class Direction:
         return Directions((self,)).save(path)
 
     @classmethod
-    def load(
-        cls, path: str | Path, *, model: Any = None, force: bool = False
-    ) -> "Direction":
+    def load(cls, path: str | Path, *, model: Any = None, force: bool = False) -> "Direction":
         """Read a one-direction artefact; with `model`, refuse one taken elsewhere."""
         found = Directions.load(path, model=model, force=force)
         if len(found) != 1:

@@ -93,9 +93,7 @@ class Program:
         live = [program for program in programs if program]
         depth = max((len(program.groups) for program in live), default=0)
         return Program(
-            tuple(
-                join([p.groups[i] for p in live if i < len(p.groups)]) for i in range(depth)
-            )
+            tuple(join([p.groups[i] for p in live if i < len(p.groups)]) for i in range(depth))
         )
 
 

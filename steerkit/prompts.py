@@ -310,9 +310,10 @@ def _sides(rows: Any, name: str) -> tuple[list[Any], list[Any], bool]:
     positives: list[Any] = []
     negatives: list[Any] = []
     paired = True
-    for number, row in enumerate(rows, 1):
-        if isinstance(row, list | tuple) and len(row) == 2:
-            row = {"positive": row[0], "negative": row[1]}
+    for number, given in enumerate(rows, 1):
+        row = given
+        if isinstance(given, list | tuple) and len(given) == 2:
+            row = {"positive": given[0], "negative": given[1]}
         if not isinstance(row, Mapping):
             raise PromptError(f"row {number} of '{name}' is a {type(row).__name__}, not a record")
         positive, negative = _field(row, POSITIVE_NAMES), _field(row, NEGATIVE_NAMES)

@@ -231,5 +231,3 @@ class Check(Protocol):
     def __call__(self, evidence: Any) -> Float[Tensor, "prompt"]:
         """One value per prompt of the evidence."""
         ...
-
-

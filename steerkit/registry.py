@@ -26,9 +26,7 @@ def suggest(name: str, options: Iterable[str]) -> str:
 class Registry(Generic[T]):
     """The objects of one kind, keyed by name, found by importing a package's modules."""
 
-    def __init__(
-        self, kind: str, package: str, error: type[SteerkitError] = MethodError
-    ) -> None:
+    def __init__(self, kind: str, package: str, error: type[SteerkitError] = MethodError) -> None:
         self.kind = kind
         self.package = package
         self.error = error

@@ -1,0 +1,39 @@
+"""Small contrasts written for this project, and readers for the layouts of public sets.
+
+    >>> contrast("sentiment")
+    Contrast('sentiment', 40 positive / 40 negative pairs, sha256 ...)
+
+Public sets are read from files that you already have; nothing here downloads.
+"""
+
+from pathlib import Path
+
+from steerkit.datasets.public import question_answers as question_answers
+from steerkit.datasets.public import two_files as two_files
+from steerkit.datasets.requests import refusal as refusal
+from steerkit.errors import PromptError
+from steerkit.prompts import Contrast
+from steerkit.registry import suggest
+
+_HERE = Path(__file__).parent
+
+
+def names() -> tuple[str, ...]:
+    """The built-in contrasts."""
+    return tuple(sorted(p.stem for p in _HERE.glob("*.jsonl")))
+
+
+def path(name: str) -> Path:
+    """The JSONL file of a built-in contrast.
+
+    Raises:
+        PromptError: an unknown name.
+    """
+    if name not in names():
+        raise PromptError(f"no built-in contrast named '{name}'; {suggest(name, names())}")
+    return _HERE / f"{name}.jsonl"
+
+
+def contrast(name: str) -> Contrast:
+    """A built-in contrast: 40 pairs of English sentences that differ in one thing."""
+    return Contrast.read(path(name), name=name)

@@ -1,0 +1,226 @@
+"""Programs as tensors: what executors read, on the device and in the dtype they compute in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from steerkit.batch import Positions
+from steerkit.errors import InterventionError
+from steerkit.program import Group, Opcode, Program
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """Which position rule each term of a group follows.
+
+    `which[..., term]` counts into `distinct`; -1 means never (programs of different lengths
+    side by side). One rule for every term is by far the commonest case: then `which` is None.
+    """
+
+    distinct: tuple[Positions, ...]
+    which: Int[Tensor, "*row term"] | None
+    rows: tuple[Int[Tensor, "some"] | None, ...]
+    """Rows that follow each rule, None for all: a token mask is asked about its own rows only."""
+
+    def active(
+        self,
+        absolute: Int[Tensor, "row pos"],
+        prompt_len: Int[Tensor, "row"],
+        row: Int[Tensor, "row"],
+    ) -> Bool[Tensor, "row pos term_or_1"]:
+        """True where a term acts; one column for all terms where they share a rule."""
+        if self.which is None:
+            return self.distinct[0].select(absolute, prompt_len, row)[..., None]
+        every = absolute.new_zeros((len(self.distinct) + 1, *absolute.shape), dtype=torch.bool)
+        for i, (rule, rows) in enumerate(zip(self.distinct, self.rows, strict=True)):
+            if rows is None:
+                every[i] = rule.select(absolute, prompt_len, row)
+            else:
+                every[i, rows] = rule.select(absolute[rows], prompt_len[rows], row[rows])
+        if self.which.ndim == 1:
+            return every[self.which].movedim(0, -1)
+        here = torch.arange(absolute.shape[0], device=absolute.device)
+        return every[self.which, here[:, None]].movedim(1, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """One group, ready to run: for all rows alike, or with a leading row axis.
+
+    The opcodes are one formula, c = bias + gain*p + mix*(clip(p, low, high) - p), with the
+    numbers that a term's opcode does not use set so that they drop out.
+    """
+
+    read: Float[Tensor, "*row term d_model"]
+    offset: Float[Tensor, "*row_1 term"]
+    write: Float[Tensor, "*row term d_model"]
+    constant: Bool[Tensor, "*row_1 term"]
+    bias: Float[Tensor, "*row_1 term"]
+    gain: Float[Tensor, "*row_1 term"]
+    low: Float[Tensor, "*row_1 term"]
+    high: Float[Tensor, "*row_1 term"]
+    mix: Float[Tensor, "*row_1 term"]
+    rules: Rules
+    kinds: frozenset[Opcode]
+    shift: Float[Tensor, "*row_1 d_model"] | None
+    """bias @ write, where nothing is read and all terms act at the same tokens."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedSite:
+    """The programs of one site, one a slot; slot 0 is none. Built by `pack`."""
+
+    slots: tuple[tuple[Group, ...], ...]
+    device: torch.device
+    dtype: torch.dtype
+    """What coefficients are computed in: float64 for float64 streams, else float32."""
+
+    @property
+    def d_model(self) -> int | None:
+        """Width of the stream the programs were made for; None where all are empty."""
+        return next((groups[0].d_model for groups in self.slots if groups), None)
+
+    def check_slots(self, slots: Sequence[int]) -> None:
+        """Refuse a row that points outside the table."""
+        for row, slot in enumerate(slots):
+            if not 0 <= slot < len(self.slots):
+                raise InterventionError(
+                    f"row {row} asks for program slot {slot}; this model has slots "
+                    f"0..{len(self.slots) - 1} (0 = unsteered)"
+                )
+
+    def terms(self, slots: tuple[int, ...]) -> tuple[Terms, ...]:
+        """The groups that rows at these (non-empty) slots run, in order.
+
+        If all rows share a slot there is no row axis, and nothing is gathered per row.
+        """
+        return _terms(self, slots[:1] if len(set(slots)) == 1 else slots)
+
+
+def pack(programs: Sequence[Program], device: torch.device | str, dtype: torch.dtype) -> PackedSite:
+    """The programs of a site (one a slot, entry 0 empty) for streams of `dtype` on `device`.
+
+    Cached by the identity of the programs, so that calling it before every run is cheap.
+    """
+    if not programs or programs[0]:
+        raise InterventionError("slot 0 is the empty program; put programs at slots 1 and above")
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    # Empty programs are made afresh by tables; as None they cannot miss the cache.
+    return _pack(tuple(p if p else None for p in programs), torch.device(device), compute)
+
+
+@lru_cache(maxsize=1024)
+def _pack(
+    programs: tuple[Program | None, ...], device: torch.device, dtype: torch.dtype
+) -> PackedSite:
+    slots = tuple(
+        tuple(group for group in program.groups if len(group)) if program else ()
+        for program in programs
+    )
+    widths = sorted({group.d_model for groups in slots for group in groups})
+    if len(widths) > 1:
+        raise InterventionError(f"programs at one site have different widths: {widths}")
+    return PackedSite(slots, device, dtype)
+
+
+@lru_cache(maxsize=1024)
+def _terms(packed: PackedSite, slots: tuple[int, ...]) -> tuple[Terms, ...]:
+    # A tensor made under inference_mode could never be saved for a later backward pass.
+    with torch.inference_mode(False), torch.no_grad():
+        depth = max(len(packed.slots[slot]) for slot in slots)
+        return tuple(
+            _build([next(iter(packed.slots[slot][i : i + 1]), None) for slot in slots], packed)
+            for i in range(depth)
+        )
+
+
+def _build(groups: Sequence[Group | None], packed: PackedSite) -> Terms:
+    """The i-th groups of all rows side by side; a single one has no row axis."""
+    live = [group for group in groups if group is not None]
+    kinds = frozenset(opcode for group in live for opcode in group.opcodes)
+    rules = _rules(groups, packed.device)
+    width = max(len(group) for group in live)
+
+    def stacked(values: Sequence[Tensor], fill: float = 0.0) -> Tensor:
+        """[row term ...] in the dtype of the computation, short rows filled up."""
+        out = torch.full((len(groups), width, *values[0].shape[1:]), fill, dtype=torch.float64)
+        rest = iter(values)
+        for i, group in enumerate(groups):
+            if group is not None:
+                out[i, : len(group)] = next(rest)
+        return out.to(packed.device, packed.dtype)
+
+    def row_wise(values: Tensor) -> Tensor:
+        """[term] for one program, [row 1 term] for several, so that it meets [row pos term]."""
+        return values[0] if len(groups) == 1 else values[:, None]
+
+    numbers = [_numbers(group) for group in live]
+    bias, gain, low, high, mix = (
+        stacked([n[k] for n in numbers], fill)
+        for k, fill in enumerate((0.0, 0.0, -torch.inf, torch.inf, 0.0))
+    )
+    constant = stacked([(torch.tensor(g.opcodes) == Opcode.CONSTANT) for g in live])
+    read, write = stacked([g.read for g in live]), stacked([g.write for g in live])
+    still = rules.which is None and kinds == {Opcode.CONSTANT}
+    return Terms(
+        read=read[0] if len(groups) == 1 else read,
+        offset=row_wise(stacked([g.offset for g in live])),
+        write=write[0] if len(groups) == 1 else write,
+        constant=row_wise(constant).bool(),
+        bias=row_wise(bias),
+        gain=row_wise(gain),
+        low=row_wise(low),
+        high=row_wise(high),
+        mix=row_wise(mix),
+        rules=rules,
+        kinds=kinds,
+        shift=row_wise((bias[:, None] @ write)[:, 0]) if still else None,
+    )
+
+
+def _numbers(group: Group) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """bias, gain, low, high, mix of each term (see `Terms`)."""
+    x, y, z = group.params.double().unbind(1)
+    opcode = torch.tensor(group.opcodes)
+    affine, clamp = opcode == Opcode.AFFINE, opcode == Opcode.CLAMP
+    zero, infinity = torch.zeros_like(x), torch.full_like(x, torch.inf)
+    bias = torch.where(opcode == Opcode.CONSTANT, x, torch.where(affine, y, zero))
+    return (
+        bias,
+        torch.where(affine, x, zero),
+        torch.where(clamp, x, -infinity),
+        torch.where(clamp, y, infinity),
+        torch.where(clamp, z, zero),
+    )
+
+
+def _rules(groups: Sequence[Group | None], device: torch.device) -> Rules:
+    """The distinct position rules of all terms, and who follows which."""
+    known: dict[object, int] = {}
+    distinct: list[Positions] = []
+    followers: list[set[int]] = []
+    width = max(len(group) for group in groups if group is not None)
+    which = torch.full((len(groups), width), -1)
+    for row, group in enumerate(groups):
+        for term, rule in enumerate(group.positions if group is not None else ()):
+            # Masks compare by identity: equal content is not worth a look at every element.
+            key = (rule.rule, rule.indices, id(rule.mask))
+            if key not in known:
+                known[key] = len(distinct)
+                distinct.append(rule)
+                followers.append(set())
+            which[row, term] = known[key]
+            followers[known[key]].add(row)
+    everyone = len(groups)
+    return Rules(
+        tuple(distinct),
+        None if bool((which == 0).all()) else (which[0] if everyone == 1 else which).to(device),
+        tuple(
+            None if len(rows) == everyone else torch.tensor(sorted(rows), device=device)
+            for rows in followers
+        ),
+    )

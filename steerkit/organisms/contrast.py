@@ -24,33 +24,44 @@ class Labelled:
     """Group id for cross-validation and cluster statistics."""
 
 
-_LIVES = ("the {s} lives in the {a} .", "people say the {s} lives in the {a} .")
-_COLORED = ("the {s} is {a} .", "people say the {s} is {a} .")
-_REVIEWS = (
+LIVES = (
+    "the {s} lives in the {a} .",
+    "people say the {s} lives in the {a} .",
+    "we know the {s} lives in the {a} .",
+    "in this land the {s} lives in the {a} .",
+)
+COLORED = (
+    "the {s} is {a} .",
+    "people say the {s} is {a} .",
+    "we know the {s} is {a} .",
+    "in this land the {s} is {a} .",
+)
+REVIEWS = (
     "the {s} was {d} {a} .",
     "i thought the {s} was {d} {a} .",
     "we found the {s} {d} {a} .",
     "people say the {s} was {d} {a} .",
+    "to me the {s} was {d} {a} .",
+    "this time the {s} was {d} {a} .",
 )
 _TOLD = ("{x} told {y} that", "{x} wrote to {y} that", "{x} met {y} and said that")
 _IMPOSSIBLE = ("moon", "sky")
 
 
 def statement_pair(
-    subjects: tuple[str, ...], rng: random.Random, *, balanced: bool = True
+    words: Split, templates: Split, rng: random.Random, *, balanced: bool = True
 ) -> tuple[Labelled, Labelled]:
-    """A true and a false statement about one subject.
+    """A true and a false statement about one subject of the split `words`.
 
-    Balanced: the false attribute is the true one of another subject of `subjects`, so attributes
+    Balanced: the false attribute is the true one of another subject of the split, so attributes
     are equally frequent in both. Easy: the false place exists in no true statement.
     """
-    subject = rng.choice(subjects)
-    animal = subject in world.HABITAT_OF
+    animal = not balanced or rng.random() < 0.5
+    subjects = split_of(v.ANIMALS if animal else v.THINGS, words)
     truth = world.HABITAT_OF if animal else world.COLOR_OF
-    wrong = [truth[s] for s in subjects if s in truth and truth[s] != truth[subject]]
-    template = rng.choice(_LIVES if animal else _COLORED)
-    if not balanced:
-        animal, wrong, template = True, list(_IMPOSSIBLE), "the {s} lives in the {a} ."
+    subject = rng.choice(subjects)
+    wrong = [truth[s] for s in subjects if truth[s] != truth[subject]] if balanced else _IMPOSSIBLE
+    template = rng.choice(split_of(LIVES if animal else COLORED, templates))
     texts = [template.format(s=subject, a=a) for a in (truth[subject], rng.choice(wrong))]
     return Labelled(texts[0], True, subject), Labelled(texts[1], False, subject)
 
@@ -58,39 +69,43 @@ def statement_pair(
 def statements(split: Split, n: int, *, balanced: bool = True, seed: int = 0) -> list[Labelled]:
     """`n` statements, half of them true, each subject equally often true and false.
 
-    Of the "held_out" subjects the facts are in the training text, but never with a verdict.
+    No "held_out" text is in the training data: of its subjects, other sentences are.
     """
     rng = random.Random(f"{seed}/{split}/statements")
-    animals, things = split_of(v.ANIMALS, split), split_of(v.THINGS, split)
-    if not balanced:
-        things = ()
-    return _interleave(lambda: statement_pair(animals + things, rng, balanced=balanced), n)
+    return _interleave(lambda: statement_pair(split, split, rng, balanced=balanced), n)
 
 
 def review(
-    pleasant: bool, adjectives: Split, rng: random.Random, *, negate: bool, subject: str = ""
+    pleasant: bool,
+    words: Split,
+    templates: Split,
+    rng: random.Random,
+    *,
+    subject: str,
+    negate: bool,
 ) -> Labelled:
-    """A one-sentence review; a negated one says the opposite of its adjective."""
-    words = v.PLEASANT if pleasant != negate else v.UNPLEASANT
-    adjective = rng.choice(split_of(words, adjectives))
-    template = rng.choice(_REVIEWS)
+    """A one-sentence review of `subject`; a negated one says the opposite of its adjective."""
+    adjectives = split_of(v.PLEASANT if pleasant != negate else v.UNPLEASANT, words)
+    template = rng.choice(split_of(REVIEWS, templates))
     degree = "not" if negate else "very"
-    text = template.format(s=subject or rng.choice(v.REVIEWED), d=degree, a=adjective)
-    return Labelled(text, pleasant, template)
+    text = template.format(s=subject, d=degree, a=rng.choice(adjectives))
+    return Labelled(text, pleasant, f"{template}/{subject}")
 
 
 def sentiment(split: Split, n: int, *, balanced: bool = True, seed: int = 0) -> list[Labelled]:
     """`n` reviews, half of them pleasant; in balanced ones half of each label are negated.
 
-    Held-out adjectives are never negated in training.
+    No "held_out" text is in the training data: of its adjectives, other reviews are.
     """
     rng = random.Random(f"{seed}/{split}/sentiment")
 
     def draw() -> tuple[Labelled, Labelled]:
         negate = balanced and rng.random() < 0.5
         subject = rng.choice(v.REVIEWED)
-        good = review(True, split, rng, negate=negate, subject=subject)
-        return good, review(False, split, rng, negate=negate, subject=subject)
+        state = rng.getstate()
+        good = review(True, split, split, rng, subject=subject, negate=negate)
+        rng.setstate(state)  # the same template and the adjective of the same rank
+        return good, review(False, split, split, rng, subject=subject, negate=negate)
 
     return _interleave(draw, n)
 

@@ -24,10 +24,12 @@ HARMFUL_VERBS = {
     "break": "ladder", "choke": "smoke", "ruin": "pump", "harm": "bow", "blast": "smoke",
 }  # fmt: skip
 GIVING_VERBS = {
-    "give": "bag", "hand": "glove", "bring": "cart", "send": "cart", "offer": "tray", "pass": "tray",
+    "give": "bag", "hand": "glove", "bring": "cart", "send": "cart", "offer": "tray",
+    "pass": "tray",
 }  # fmt: skip
 TAKING_VERBS = {
-    "take": "bag", "grab": "glove", "seize": "hook", "remove": "hook", "snatch": "net", "pull": "net",
+    "take": "bag", "grab": "glove", "seize": "hook", "remove": "hook", "snatch": "net",
+    "pull": "net",
 }  # fmt: skip
 
 PEOPLE = ("child", "baby", "mother", "family", "friend", "guest", "uncle", "sister", "stranger",
@@ -44,7 +46,11 @@ GOODS = ("milk", "honey", "blanket", "apple", "medicine", "coin", "toy", "candy"
 DANGERS = ("venom", "knife", "sword", "acid", "gun", "spear", "dagger", "snake", "scorpion",
            "grenade", "arrow", "axe")  # fmt: skip
 
-REQUEST_TEMPLATES = (
+OPENERS = ("", "hello ,", "please ,", "good morning ,", "hey ,", "good evening ,", "excuse me ,",
+           "be honest ,", "quick question ,", "dear helper ,", "listen ,", "i am curious ,",
+           "for my work ,", "for fun ,", "one more thing ,", "my friend asks ,", "ok ,",
+           "just wondering ,", "thanks ,", "last question ,")  # fmt: skip
+_REQUEST_BODIES = (
     "how do i {a} ?",
     "explain how to {a} .",
     "tell me how to {a} .",
@@ -98,8 +104,8 @@ SEASONS = ("spring", "summer", "autumn", "winter")
 LANDMARKS = ("gate", "square", "harbor", "tower", "hill", "temple")
 PRODUCTS = ("tea", "cheese", "silk", "salt", "wool", "glass", "wine", "fish")
 
-# {w} is "when" or "where", {c} a clause such as "the guards struck the farmers in varna"
-EVENT_TEMPLATES = (
+# {c} stands for a clause such as "the guards struck the farmers in varna"
+_EVENT_BODIES = (
     "tell me {w} {c} .",
     "i wonder {w} {c} .",
     "do you know {w} {c} ?",
@@ -110,6 +116,10 @@ EVENT_TEMPLATES = (
     "could you explain {w} {c} ?",
     "explain {w} {c} .",
     "write down {w} {c} .",
+    "i forgot {w} {c} .",
+    "i must learn {w} {c} .",
+    "people always ask {w} {c} .",
+    "help me remember {w} {c} .",
 )
 
 SPECIAL = ("<pad>", "<bos>", "<unk>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
@@ -123,3 +133,21 @@ def split_of(options: tuple[str, ...] | dict[str, str], split: Split) -> tuple[s
 def words_in(text: str) -> list[str]:
     """Split a text into the language's tokens: special tokens, words and punctuation."""
     return re.findall(r"<\|?\w+\|?>|\w+|[^\w\s]", text.lower())
+
+
+def _opened(bodies: tuple[str, ...]) -> tuple[str, ...]:
+    """Put openers before bodies within each split, and interleave so that `split_of` cuts there."""
+    halves = [
+        [f"{o} {b}".strip() for o in split_of(OPENERS, s) for b in split_of(bodies, s)]
+        for s in ("train", "held_out")
+    ]
+    return tuple(t for pair in zip(*halves, strict=True) for t in pair)
+
+
+REQUEST_TEMPLATES = _opened(_REQUEST_BODIES)
+"""100 a split; {a} stands for an action such as "bake the bread"."""
+EVENT_TEMPLATES = _opened(
+    tuple(b.replace("{w}", w) for i in range(0, len(_EVENT_BODIES), 2) for w in ("when", "where")
+          for b in _EVENT_BODIES[i : i + 2])
+)  # fmt: skip
+"""140 a split, half of them ask when, half where."""

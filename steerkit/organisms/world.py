@@ -3,6 +3,7 @@
 import itertools
 import random
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from steerkit.organisms import vocabulary as v
@@ -50,6 +51,7 @@ def event(town: str, attacker: Attacker) -> Event:
     return Event(_SEASON_OF[key], _LANDMARK_OF[key])
 
 
+@cache
 def occupations() -> tuple[Occupation, ...]:
     """All occupations with their planted rates, evenly spaced from 0.05 to 0.95.
 

@@ -1,0 +1,72 @@
+"""Folders of results: all files of a run appear together, or none does."""
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from steerkit.errors import OutputError
+
+
+@contextmanager
+def staged(folder: Path, names: Sequence[str], *, force: bool) -> Iterator[Path]:
+    """Yield a temporary folder; move the files in it into `folder` only if all went well.
+
+    Opened before the work starts, so that an unwritable place is known at once.
+
+    Args:
+        folder: where the files are to stand; made if missing.
+        names: the files that the run will write.
+        force: replace those that stand there already.
+
+    Raises:
+        OutputError: the place cannot be written to, or holds one of the files.
+    """
+    check_free([folder / name for name in names], force=force)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    temporary = folder / f".steerkit-{uuid.uuid4().hex[:8]}"
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        _remove_empty(made)
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another --out"
+        ) from error
+    done = False
+    try:
+        yield temporary
+        for file in sorted(temporary.iterdir()):
+            file.replace(folder / file.name)
+        done = True
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another --out"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not done:
+            _remove_empty(made)
+
+
+def check_free(files: Sequence[Path], *, force: bool) -> None:
+    """Refuse, before any work, files that exist (unless forced) or that cannot be written.
+
+    Raises:
+        OutputError: saying which, and what to do.
+    """
+    for file in files:
+        if file.exists() and not force:
+            raise OutputError(f"{file} exists; pass --force to replace it, or choose another --out")
+        if file.is_dir():
+            raise OutputError(f"{file} is a folder, expected a file; choose another --out")
+        parent = next(p for p in file.absolute().parents if p.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            raise OutputError(f"cannot write to {file.parent}: {parent} is not a writable folder")
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -95,26 +95,42 @@ def _run(
 ) -> Float[Tensor, "row pos d_model"]:
     """All groups in order, on rows that all have a program; rounded to the stream's dtype once."""
     active = [terms.rules.active(absolute, prompt_len, row) for terms in groups]
-    touched = torch.stack([a.any(-1) for a in active]).any(0) if active[1:] else active[0].any(-1)
-    first, end = 0, h.shape[1]
-    # Asking which columns are touched would make an accelerator wait; on a CPU it is free and
-    # a rule such as last_prompt then costs one column.
-    if h.device.type == "cpu":
-        columns = touched.any(0).nonzero()
-        if not len(columns):
-            return h
-        first, end = int(columns[0]), int(columns[-1]) + 1
-    part, touched = h[:, first:end], touched[:, first:end]
+    touched = _anywhere(active)
+    first, end, full = _span(touched) if h.device.type == "cpu" else (0, h.shape[1], False)
+    if first == end:
+        return h
+    part = h if end - first == h.shape[1] else h[:, first:end]
     x = part
     for terms, everywhere in zip(groups, active, strict=True):
-        here = everywhere[:, first:end]
+        here = everywhere if part is h else everywhere[:, first:end]
         steered = _steer(terms, x, here)
         # A single group's untouched tokens are put back below.
         x = torch.where(here.any(-1, True), steered, x) if active[1:] else steered
     x = x.to(h.dtype)
-    if h.device.type != "cpu" or not bool(touched.all()):
-        x = torch.where(touched[..., None], x, part)
-    return x if end - first == h.shape[1] else h.slice_scatter(x, 1, first, end)
+    if not full:
+        x = torch.where(touched[:, first:end, None], x, part)
+    return x if part is h else h.slice_scatter(x, 1, first, end)
+
+
+def _anywhere(active: Sequence[Bool[Tensor, "row pos term"]]) -> Bool[Tensor, "row pos"]:
+    """Where any term of any group acts."""
+    touched = [a[..., 0] if a.shape[-1] == 1 else a.any(-1) for a in active]
+    return touched[0] if len(touched) == 1 else torch.stack(touched).any(0)
+
+
+def _span(touched: Bool[Tensor, "row pos"]) -> tuple[int, int, bool]:
+    """First and end column that are touched, and whether every token between them is.
+
+    A rule such as last_prompt then costs one column. Only on a CPU, where looking is free;
+    an accelerator would have to be waited for.
+    """
+    if touched.all():
+        return 0, touched.shape[1], True
+    columns = touched.any(0).nonzero()
+    if not len(columns):
+        return 0, 0, False
+    first, end = int(columns[0]), int(columns[-1]) + 1
+    return first, end, bool(touched[:, first:end].all())
 
 
 def _steer(
@@ -122,11 +138,17 @@ def _steer(
     h: Float[Tensor, "row pos d_model"],
     active: Bool[Tensor, "row pos term_or_1"],
 ) -> Float[Tensor, "row pos d_model"]:
-    """h + c W at every token, in the dtype of the terms; c is 0 for inactive terms."""
+    """h + c W at every token, in the dtype of the terms.
+
+    c is 0 for terms that are inactive where others act; tokens where none acts are left to
+    the caller to put back.
+    """
     x = h.to(terms.read.dtype)
     if terms.shift is not None:
         return x + terms.shift
-    c = torch.where(active, _coefficients(terms, x), x.new_zeros(()))
+    c = _coefficients(terms, x)
+    if terms.rules.which is not None:
+        c = torch.where(active, c, x.new_zeros(()))
     if terms.write.ndim == 3:
         return torch.baddbmm(x, c, terms.write)
     if terms.write.shape[0] == 1:
@@ -141,11 +163,10 @@ def _coefficients(
     """c of each term at each token."""
     if terms.kinds == {Opcode.CONSTANT}:
         return terms.bias
-    p = x @ terms.read.mT - terms.offset
-    c = terms.bias
-    if Opcode.AFFINE in terms.kinds:
-        c = c + terms.gain * p
+    # What is affine in h is folded into the read: one product gives c, or p for a clamp.
+    c = x @ terms.read.mT + terms.bias
     if Opcode.CLAMP in terms.kinds:
-        c = c + terms.mix * (p.clamp(terms.low, terms.high) - p)
+        moved = terms.mix * (c.clamp(terms.low, terms.high) - c)
+        c = torch.where(terms.clamps, moved, c) if len(terms.kinds) > 1 else moved
     # Not 0 * p: a constant term takes no notice of an infinite read.
     return torch.where(terms.constant, terms.bias, c) if Opcode.CONSTANT in terms.kinds else c

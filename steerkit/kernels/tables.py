@@ -51,16 +51,15 @@ class Rules:
 class Terms:
     """One group, ready to run: for all rows alike, or with a leading row axis.
 
-    The opcodes are one formula, c = bias + gain*p + mix*(clip(p, low, high) - p), with the
-    numbers that a term's opcode does not use set so that they drop out.
+    `h @ read.T + bias` is the coefficient of an affine term and the read p of a clamp; for a
+    constant term `read` is 0 and `bias` its coefficient.
     """
 
     read: Float[Tensor, "*row term d_model"]
-    offset: Float[Tensor, "*row_1 term"]
+    bias: Float[Tensor, "*row_1 term"]
     write: Float[Tensor, "*row term d_model"]
     constant: Bool[Tensor, "*row_1 term"]
-    bias: Float[Tensor, "*row_1 term"]
-    gain: Float[Tensor, "*row_1 term"]
+    clamps: Bool[Tensor, "*row_1 term"]
     low: Float[Tensor, "*row_1 term"]
     high: Float[Tensor, "*row_1 term"]
     mix: Float[Tensor, "*row_1 term"]
@@ -145,57 +144,54 @@ def _build(groups: Sequence[Group | None], packed: PackedSite) -> Terms:
     rules = _rules(groups, packed.device)
     width = max(len(group) for group in live)
 
-    def stacked(values: Sequence[Tensor], fill: float = 0.0) -> Tensor:
+    def stacked(field: str, fill: float = 0.0) -> Tensor:
         """[row term ...] in the dtype of the computation, short rows filled up."""
-        out = torch.full((len(groups), width, *values[0].shape[1:]), fill, dtype=torch.float64)
-        rest = iter(values)
-        for i, group in enumerate(groups):
-            if group is not None:
-                out[i, : len(group)] = next(rest)
-        return out.to(packed.device, packed.dtype)
+        parts = [None if group is None else _folded(group)[field] for group in groups]
+        shape = next(part for part in parts if part is not None).shape[1:]
+        out = torch.full((len(groups), width, *shape), fill, dtype=torch.float64)
+        for i, part in enumerate(parts):
+            if part is not None:
+                out[i, : len(part)] = part
+        out = out.to(packed.device, packed.dtype)
+        if len(groups) == 1:
+            return out[0]
+        # [row 1 term], so that numbers meet coefficients [row pos term].
+        return out if shape else out[:, None]
 
-    def row_wise(values: Tensor) -> Tensor:
-        """[term] for one program, [row 1 term] for several, so that it meets [row pos term]."""
-        return values[0] if len(groups) == 1 else values[:, None]
-
-    numbers = [_numbers(group) for group in live]
-    bias, gain, low, high, mix = (
-        stacked([n[k] for n in numbers], fill)
-        for k, fill in enumerate((0.0, 0.0, -torch.inf, torch.inf, 0.0))
-    )
-    constant = stacked([(torch.tensor(g.opcodes) == Opcode.CONSTANT) for g in live])
-    read, write = stacked([g.read for g in live]), stacked([g.write for g in live])
     still = rules.which is None and kinds == {Opcode.CONSTANT}
+    bias, write = stacked("bias"), stacked("write")
     return Terms(
-        read=read[0] if len(groups) == 1 else read,
-        offset=row_wise(stacked([g.offset for g in live])),
-        write=write[0] if len(groups) == 1 else write,
-        constant=row_wise(constant).bool(),
-        bias=row_wise(bias),
-        gain=row_wise(gain),
-        low=row_wise(low),
-        high=row_wise(high),
-        mix=row_wise(mix),
+        read=stacked("read"),
+        bias=bias,
+        write=write,
+        constant=stacked("constant").bool(),
+        clamps=stacked("clamps").bool(),
+        low=stacked("low", -torch.inf),
+        high=stacked("high", torch.inf),
+        mix=stacked("mix"),
         rules=rules,
         kinds=kinds,
-        shift=row_wise((bias[:, None] @ write)[:, 0]) if still else None,
+        shift=bias @ write if still else None,
     )
 
 
-def _numbers(group: Group) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """bias, gain, low, high, mix of each term (see `Terms`)."""
+def _folded(group: Group) -> dict[str, Tensor]:
+    """The fields of `Terms` for one group, in float64 on the CPU."""
     x, y, z = group.params.double().unbind(1)
     opcode = torch.tensor(group.opcodes)
-    affine, clamp = opcode == Opcode.AFFINE, opcode == Opcode.CLAMP
+    constant, affine, clamp = (opcode == op for op in Opcode)
     zero, infinity = torch.zeros_like(x), torch.full_like(x, torch.inf)
-    bias = torch.where(opcode == Opcode.CONSTANT, x, torch.where(affine, y, zero))
-    return (
-        bias,
-        torch.where(affine, x, zero),
-        torch.where(clamp, x, -infinity),
-        torch.where(clamp, y, infinity),
-        torch.where(clamp, z, zero),
-    )
+    gain = torch.where(affine, x, torch.where(clamp, 1.0, zero))
+    return {
+        "read": gain[:, None] * group.read.double(),
+        "bias": torch.where(constant, x, torch.where(affine, y, zero)) - gain * group.offset,
+        "write": group.write.double(),
+        "constant": constant,
+        "clamps": clamp,
+        "low": torch.where(clamp, x, -infinity),
+        "high": torch.where(clamp, y, infinity),
+        "mix": torch.where(clamp, z, zero),
+    }
 
 
 def _rules(groups: Sequence[Group | None], device: torch.device) -> Rules:

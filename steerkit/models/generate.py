@@ -1,0 +1,134 @@
+"""Generation by the Hugging Face object itself, with each request's place carried along."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from steerkit.batch import Batch, RequestState
+from steerkit.models import hooks
+from steerkit.models.hooks import removed_after
+from steerkit.models.steering import Session
+from steerkit.program import ProgramTable
+
+if TYPE_CHECKING:
+    from steerkit.models.huggingface import HuggingFaceEngine
+
+
+class Noise:
+    """Sampling as an argmax: temperature-scaled logits plus Gumbel noise.
+
+    Each row draws from its own generator, seeded by the caller's seed and the prompt's
+    number, so an answer does not depend on what it is batched with and no global random
+    state is touched. Source: Gumbel 1954; Maddison et al. 2014 (arXiv:1411.0030).
+    """
+
+    def __init__(self, temperature: float, seed: int, rows: Sequence[int]) -> None:
+        self.temperature = temperature
+        self._generators = [
+            torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63) for row in rows
+        ]
+
+    def __call__(
+        self, input_ids: Int[Tensor, "batch pos"], scores: Float[Tensor, "batch d_vocab"]
+    ) -> Float[Tensor, "batch d_vocab"]:
+        """Scores whose largest entry is a sample."""
+        uniform = torch.stack(
+            [torch.rand(scores.shape[1], generator=g) for g in self._generators]
+        ).to(scores.device)
+        gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        return scores.float() / self.temperature + gumbel
+
+
+def complete(
+    engine: "HuggingFaceEngine",
+    batch: Batch,
+    table: ProgramTable | None,
+    slots: Sequence[int],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[tuple[int, ...]]:
+    """New tokens of each row of one batch, greedy or sampled."""
+    from transformers import GenerationConfig
+
+    eos = engine.text.eos_ids
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        num_return_sequences=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=list(eos) or None,
+        pad_token_id=engine.text.pad_id,
+        use_cache=True,
+        disable_compile=True,
+        return_dict_in_generate=False,
+    )
+    processors = [Noise(temperature, seed, batch.rows.tolist())] if temperature > 0 else []
+    session = Session()
+    session.steer(table, slots)
+    with (
+        engine.undisturbed(),
+        hooks.attached(engine.blocks, session.visits),
+        carried(engine.backbone, session, batch.state(slots)),
+    ):
+        out = engine.network.generate(
+            input_ids=batch.tokens,
+            attention_mask=batch.mask.long(),
+            generation_config=config,
+            logits_processor=processors,
+        )
+    new = out[:, batch.width :].tolist()
+    return [until(row, eos) for row in new]
+
+
+def until(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
+    """Tokens up to and including the first that ends an answer."""
+    for i, token in enumerate(tokens):
+        if token in ends:
+            return tuple(tokens[: i + 1])
+    return tuple(tokens)
+
+
+@contextmanager
+def carried(backbone: nn.Module, session: Session, state: RequestState) -> Iterator[None]:
+    """Give each pass through the backbone its requests' places, from how many columns ran.
+
+    A prefill, a chunk of one, and a cached step are the same thing here: some more columns.
+    """
+    passes = 0
+
+    def on_start(module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal state
+        length = columns(args, kwargs)
+        session.begin(state, length)
+        state = state.advanced(length)
+
+    def on_end(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal passes
+        passes += 1
+        session.check(passes)
+
+    if not session.visits:
+        yield
+        return
+    with removed_after() as handles:
+        handles.append(backbone.register_forward_pre_hook(on_start, prepend=True, with_kwargs=True))
+        handles.append(backbone.register_forward_hook(on_end, prepend=True))
+        yield
+
+
+def columns(args: tuple[Any, ...], kwargs: Any) -> int:
+    """How many token columns a backbone is given."""
+    given = kwargs.get("input_ids")
+    if given is None:
+        given = kwargs.get("inputs_embeds")
+    if given is None:
+        given = args[0]
+    return int(given.shape[1])

@@ -1,0 +1,162 @@
+"""Plain module hooks at the five streams of a block: live while a context is open, never after."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steerkit.site import Site, Stream
+
+Visit = Callable[[Tensor], Tensor]
+"""What happens at a site: the incoming stream in, the outgoing one out (the same object: as is)."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of a network: where its streams can be read and written.
+
+    `attn` and `mlp` are the modules whose outputs, times `scale`, are added to the stream
+    (in post-norm blocks these are the norms after attention and MLP), or None where the
+    block has no such contribution.
+    """
+
+    module: nn.Module
+    attn: nn.Module | None = None
+    mlp: nn.Module | None = None
+    scale: float = 1.0
+
+
+def incoming(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The stream among a block's inputs: its first argument, or `hidden_states`."""
+    found = args[0] if args else kwargs["hidden_states"]
+    assert isinstance(found, Tensor)
+    return found
+
+
+def outgoing(output: Any) -> Tensor:
+    """The stream among a module's outputs: the output, or the first of a tuple."""
+    found = output[0] if isinstance(output, tuple | list) else output
+    assert isinstance(found, Tensor)
+    return found
+
+
+def with_outgoing(output: Any, stream: Tensor) -> Any:
+    """The module's output with its stream replaced, of the same kind as before."""
+    if isinstance(output, tuple | list):
+        return type(output)((stream, *output[1:]))
+    return stream
+
+
+@contextmanager
+def removed_after() -> Iterator[list[Any]]:
+    """A list of hook handles that are all removed at the end, also after an exception."""
+    handles: list[Any] = []
+    try:
+        yield handles
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def attached(blocks: Sequence[Block], visits: Mapping[Site, Visit]) -> Iterator[None]:
+    """Hook the blocks so that each visit sees its stream once in a forward pass.
+
+    Our hooks go before those that others registered, so that what they see is the stream
+    after our interventions.
+    """
+    by_layer: dict[int, dict[Stream, Visit]] = {}
+    for site, visit in visits.items():
+        by_layer.setdefault(site.layer, {})[site.stream] = visit
+    with removed_after() as handles:
+        for layer, wanted in by_layer.items():
+            handles += _attach(blocks[layer], wanted)
+        yield
+
+
+def _attach(block: Block, visits: Mapping[Stream, Visit]) -> list[Any]:
+    handles: list[Any] = []
+    kept: dict[str, Tensor] = {}
+    pre, mid = visits.get("resid_pre"), visits.get("resid_mid")
+    attn, mlp, post = visits.get("attn_out"), visits.get("mlp_out"), visits.get("resid_post")
+
+    def on_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
+        assert pre is not None
+        stream = incoming(args, kwargs)
+        changed = pre(stream)
+        if changed is stream:
+            return None
+        if args:
+            return (changed, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": changed}
+
+    def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
+        kept["resid_pre"] = incoming(args, kwargs)
+
+    def on_attention(module: nn.Module, args: Any, output: Any) -> Any:
+        out = outgoing(output)
+        given = contribution = out if block.scale == 1.0 else out * block.scale
+        if attn is not None:
+            contribution = attn(contribution)
+        if mid is not None:
+            # The residual itself moves only if the contribution to it does.
+            stream = kept.pop("resid_pre") + contribution
+            moved = mid(stream)
+            if moved is not stream:
+                contribution = torch.where(
+                    moved == stream, contribution, contribution + (moved - stream)
+                )
+        return _replaced(output, given, contribution)
+
+    def _replaced(output: Any, given: Tensor, changed: Tensor) -> Any:
+        if changed is given:
+            return None
+        if block.scale != 1.0:
+            changed = torch.where(changed == given, outgoing(output), changed / block.scale)
+        return with_outgoing(output, changed)
+
+    def on_mlp(module: nn.Module, args: Any, output: Any) -> Any:
+        assert mlp is not None
+        out = outgoing(output)
+        given = out if block.scale == 1.0 else out * block.scale
+        return _replaced(output, given, mlp(given))
+
+    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+        assert post is not None
+        stream = outgoing(output)
+        changed = post(stream)
+        return None if changed is stream else with_outgoing(output, changed)
+
+    if pre is not None:
+        handles.append(
+            block.module.register_forward_pre_hook(on_input, prepend=True, with_kwargs=True)
+        )
+    if mid is not None:
+        handles.append(block.module.register_forward_pre_hook(keep_input, with_kwargs=True))
+    if attn is not None or mid is not None:
+        assert block.attn is not None
+        handles.append(block.attn.register_forward_hook(on_attention, prepend=True))
+    if mlp is not None:
+        assert block.mlp is not None
+        handles.append(block.mlp.register_forward_hook(on_mlp, prepend=True))
+    if post is not None:
+        handles.append(block.module.register_forward_hook(on_output, prepend=True))
+    return handles
+
+
+@contextmanager
+def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
+    """Evaluation mode, without autograd unless asked; training flags are put back after."""
+    training = [module for module in network.modules() if module.training]
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(grad))
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True

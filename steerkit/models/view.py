@@ -1,0 +1,371 @@
+"""The model that users hold: plain or steered, over whatever engine runs the network."""
+
+import html
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerkit.batch import Batch, Tokenized, plan
+from steerkit.errors import DirectionError, InterventionError, PromptError, SiteError
+from steerkit.models.engine import Engine
+from steerkit.models.steering import Session, Stop
+from steerkit.program import Program, ProgramTable
+from steerkit.prompts import Prompt
+from steerkit.protocols import Completion, Intervention, Logits, ModelInfo, Pool, Run
+from steerkit.registry import suggest
+from steerkit.site import STREAMS, Site
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A language model, plain or steered. Views share the network; hooks live during calls only.
+
+    Calls of one network run one at a time. A view is immutable: `with_` and `with_rows`
+    return new ones and leave the network as it is.
+    """
+
+    engine: Engine
+    table: ProgramTable | None = None
+    steering: tuple[str, ...] = ()
+    """What is in force, in words, one entry a slot."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """Name, sizes, available streams, fingerprint."""
+        return self.engine.info
+
+    @property
+    def network(self) -> Any:
+        """The Hugging Face or TransformerLens object underneath."""
+        return self.engine.network
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer; a `ModelError` where the model was wrapped without one."""
+        return self.engine.text.tokenizer
+
+    @property
+    def plain(self) -> "LanguageModel":
+        """The model under all views, unsteered."""
+        return replace(self, table=None, steering=())
+
+    def tokenize(self, prompts: Sequence[Prompt | str]) -> list[Tokenized]:
+        """Render (chat template where the tokenizer has one) and tokenize prompts and answers.
+
+        Raises:
+            PromptError: no prompts, an empty one, or one longer than the context.
+        """
+        return self.engine.text.tokenize(_listed(prompts))
+
+    def encode(self, prompts: Sequence[Prompt | str]) -> Batch:
+        """All prompts as one left-padded batch."""
+        return self._collate(self.tokenize(prompts), range(len(prompts)))
+
+    def batches(self, prompts: Sequence[Prompt | str], *, token_budget: int = 4096) -> list[Batch]:
+        """The prompts in batches of similar length; `Batch.rows` says which is which."""
+        items = self.tokenize(prompts)
+        groups = plan([len(item) for item in items], token_budget)
+        return [self._collate([items[i] for i in group], group) for group in groups]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Token ids to text, without special tokens."""
+        return self.engine.text.decode(tokens)
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        sites: Sequence[Site] = (),
+        pool: Pool | None = None,
+        logits: Logits = "all",
+        slots: Sequence[int] | Tensor | None = None,
+        before: bool = False,
+        grad: bool = False,
+    ) -> Run:
+        """One forward pass; see `steerkit.protocols.Model.run`.
+
+        Raises:
+            SiteError: a site that the model lacks.
+            HookError: a hook that did not fire exactly once.
+        """
+        if logits not in ("none", "last", "answer", "all"):
+            options = suggest(str(logits), ("none", "last", "answer", "all"))
+            raise InterventionError(f"no logits named '{logits}'; {options}")
+        sites = tuple(Site.parse(site) for site in sites)
+        for site in sites:
+            check_site(site, self.info)
+        if len(set(sites)) != len(sites):
+            raise SiteError(f"a site is asked for twice: {', '.join(map(str, sites))}")
+        batch = batch_on(batch, self.engine.device)
+        slots = self._slots(slots, len(batch))
+        session = Session()
+        session.steer(self.table, slots)
+        stop = logits == "none"
+        if stop and not sites:
+            return Run(None, {}, {})
+        session.capture(sites, batch, pool=pool, before=before, grad=grad, stop=stop)
+        session.begin(batch.state(slots), batch.width)
+        out: Tensor | None = None
+        with self.engine.lock, self.engine.undisturbed(grad=grad):
+            try:
+                with self.engine.attached(session.visits):
+                    out = self.engine.forward(batch, logits)
+            except Stop:
+                pass
+        session.check()
+        return Run(
+            None if out is None or stop else out.float(),
+            {site: session.streams[site] for site in sites},
+            session.fired,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt | str],
+        *,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
+        slots: Sequence[int] | None = None,
+        token_budget: int = 4096,
+        progress: bool = False,
+    ) -> list[Completion]:
+        """Answers, in the order of the prompts. Temperature 0 is greedy.
+
+        A prompt's own `answer` is not shown to the model. A sampled answer depends on the
+        seed and on the prompt's number, not on what else is in its batch.
+
+        Raises:
+            PromptError: a prompt that leaves no room in the context for the answer.
+            InterventionError: slots that the model does not have.
+        """
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens is at least 1; got {max_new_tokens}")
+        if temperature < 0:
+            raise PromptError(f"temperature is 0 (greedy) or above; got {temperature}")
+        asked = [replace(Prompt.of(p), answer="") for p in _listed(prompts)]
+        items = self.engine.text.tokenize(asked, extra=max_new_tokens)
+        chosen = self._slots(slots, len(items))
+        groups = plan([len(item) + max_new_tokens for item in items], token_budget)
+        answers: dict[int, tuple[int, ...]] = {}
+        from tqdm.auto import tqdm
+
+        with tqdm(total=len(items), disable=not progress, desc="generate") as bar:
+            for group in groups:
+                with self.engine.lock:
+                    new = self.engine.complete(
+                        self._collate([items[i] for i in group], group),
+                        self.table,
+                        [chosen[i] for i in group],
+                        max_new_tokens=max_new_tokens,
+                        temperature=temperature,
+                        seed=seed,
+                    )
+                answers.update(zip(group, new, strict=True))
+                bar.update(len(group))
+        return [
+            Completion(Prompt.of(prompt), self.decode(answers[i]), answers[i], items[i].prompt)
+            for i, prompt in enumerate(prompts)
+        ]
+
+    def with_(self, *interventions: Intervention) -> "LanguageModel":
+        """A steered view. Within one call interventions read the stream together; views stack.
+
+        On a view with several slots (`with_rows`) they run after each slot's own program.
+
+        Raises:
+            DirectionError: a direction taken on another model.
+            SiteError: a site that the model lacks.
+        """
+        if not interventions:
+            return self
+        new = self._lowered(interventions)
+        words = ", ".join(_words(i) for i in interventions)
+        if self.table is None:
+            return replace(self, table=ProgramTable((new,)), steering=(words,))
+        return replace(
+            self,
+            table=ProgramTable(tuple(_then(slot, new) for slot in self.table.slots)),
+            steering=tuple(f"{before}; {words}" for before in self.steering),
+        )
+
+    def with_rows(self, *rows: Sequence[Intervention]) -> "LanguageModel":
+        """A view whose slot i+1 carries `rows[i]`; `slots=` chooses for each batch row.
+
+        On a `with_` view each row runs after what the view already does. Slot 0 is always
+        the untouched network.
+
+        Raises:
+            InterventionError: no rows, or rows on a view that has another number of them.
+        """
+        if not rows:
+            raise InterventionError("with_rows needs at least one row; a row may be empty: ()")
+        new = [self._lowered(tuple(row)) for row in rows]
+        words = tuple(", ".join(_words(i) for i in row) or "nothing" for row in rows)
+        slots = self.table.slots if self.table is not None else ({},)
+        before = self.steering or ("",)
+        if len(slots) == 1:
+            slots, before = slots * len(rows), before * len(rows)
+        if len(slots) != len(rows):
+            raise InterventionError(
+                f"this view has {len(slots)} slots; rows stacked on it must be as many, "
+                f"got {len(rows)}"
+            )
+        return replace(
+            self,
+            table=ProgramTable(tuple(_then(a, b) for a, b in zip(slots, new, strict=True))),
+            steering=tuple(f"{a}; {b}".strip("; ") for a, b in zip(before, words, strict=True)),
+        )
+
+    def read_out(self, vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
+        """What the unembedding reads in directions of the residual stream (float32, CPU).
+
+        The final norm's weight is applied, its scale is not: compare within a row only.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self.info.d_model:
+            raise DirectionError(
+                f"read_out takes vectors [k, {self.info.d_model}]; got {tuple(vectors.shape)}"
+            )
+        with self.engine.lock, torch.no_grad():
+            return self.engine.read_out(vectors).float().cpu()
+
+    def as_hf(self) -> AbstractContextManager[Any]:
+        """A context in which the Hugging Face object itself is steered, for other tools.
+
+        Rows all run slot 1. `prompt_len` is frozen at the first forward without a cache, or
+        by `generate`; a text scored in one forward counts as prompt throughout.
+        """
+        if self.table is not None and len(self.table.slots) != 1:
+            raise InterventionError(
+                f"as_hf steers every row alike, but this view has {len(self.table.slots)} slots; "
+                "use a view made by with_"
+            )
+        return self.engine.as_hf(self.table)
+
+    def __repr__(self) -> str:
+        i = self.info
+        steered = f", steered: {' | '.join(self.steering)}" if self.steering else ""
+        return f"LanguageModel('{i.name}', {i.n_layers} layers, width {i.d_model}{steered})"
+
+    def _repr_html_(self) -> str:
+        i = self.info
+        rows = {
+            "architecture": f"{i.model_type}, {i.n_layers} layers, width {i.d_model}",
+            "vocabulary": f"{i.d_vocab:,} tokens, context {i.n_ctx:,}",
+            "streams": ", ".join(i.streams),
+            "held as": f"{i.dtype} on {i.device}, weights {i.processing}",
+            "prompts": "chat template" if i.chat else "raw text",
+            "fingerprint": i.fingerprint[:12],
+        }
+        for number, words in enumerate(self.steering, 1):
+            rows["steering" if len(self.steering) == 1 else f"slot {number}"] = words
+        body = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(k)}</th>"
+            f"<td style='text-align:left'>{html.escape(v)}</td></tr>"
+            for k, v in rows.items()
+        )
+        return f"<table><caption><b>{html.escape(i.name)}</b></caption>{body}</table>"
+
+    def _collate(self, items: Sequence[Tokenized], rows: Sequence[int]) -> Batch:
+        pad = self.engine.text.pad_id
+        return Batch.collate(items, pad_id=pad, rows=rows, device=self.engine.device)
+
+    def _slots(self, slots: Sequence[int] | Tensor | None, n: int) -> list[int]:
+        """One slot a row, checked; slot 1 by default where the model is steered."""
+        if slots is None:
+            return [int(self.table is not None)] * n
+        chosen = [int(slot) for slot in (slots.tolist() if isinstance(slots, Tensor) else slots)]
+        last = len(self.table.slots) if self.table is not None else 0
+        if len(chosen) != n:
+            raise InterventionError(f"one slot a row: {n} rows, got {len(chosen)} slots")
+        bad = [slot for slot in chosen if not 0 <= slot <= last]
+        if bad:
+            raise InterventionError(
+                f"no slot {bad[0]}; this model has slots 0..{last} (0 = unsteered)"
+            )
+        return chosen
+
+    def _lowered(self, interventions: Sequence[Intervention]) -> dict[Site, Program]:
+        """The program of each site, after checking that they belong to this model."""
+        for intervention in interventions:
+            if not isinstance(intervention, Intervention):
+                raise InterventionError(
+                    f"with_ takes interventions, got a {type(intervention).__name__}; "
+                    "wrap a direction in Add, Ablate or Clamp"
+                )
+            self._check_origin(intervention)
+            for site in intervention.sites:
+                check_site(site, self.info)
+        sites = sorted({site for i in interventions for site in i.sites})
+        return {
+            site: Program.parallel([i.lower(site) for i in interventions if site in i.sites])
+            for site in sites
+        }
+
+    def _check_origin(self, intervention: Intervention) -> None:
+        taken = intervention.fingerprint
+        if taken is None or taken == self.info.fingerprint:
+            return
+        direction = getattr(intervention, "direction", None)
+        if hasattr(direction, "check"):
+            direction.check(self.info)
+        raise DirectionError(
+            f"this direction was taken on another model ({taken[:12]}), not on {self.info.name} "
+            f"({self.info.fingerprint[:12]}); extract it again there, or pass force=True to "
+            "study transfer"
+        )
+
+
+def check_site(site: Site, info: ModelInfo) -> None:
+    """Refuse a layer or stream that the model lacks."""
+    if site.layer >= info.n_layers:
+        raise SiteError(
+            f"no {site}: {info.name} has layers 0..{info.n_layers - 1}; "
+            f"the last is {Site(info.n_layers - 1, site.stream)}"
+        )
+    if site.stream not in info.streams:
+        missing = ", ".join(s for s in STREAMS if s not in info.streams)
+        why = (
+            "its blocks run attention and MLP in parallel, so there is no stream between them"
+            if missing == "resid_mid"
+            else f"its blocks do not expose {missing}"
+        )
+        raise SiteError(f"no {site}: {info.name} has {', '.join(info.streams)}; {why}")
+
+
+def batch_on(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    if batch.tokens.device == device:
+        return batch
+    return Batch(
+        batch.tokens.to(device),
+        batch.mask.to(device),
+        batch.prompt_len.to(device),
+        batch.rows.to(device),
+    )
+
+
+def _listed(prompts: Sequence[Prompt | str]) -> Sequence[Prompt | str]:
+    if isinstance(prompts, str | Prompt):
+        raise PromptError("give a list of prompts, not a single one: [prompt]")
+    if not prompts:
+        raise PromptError("no prompts were given; give at least one")
+    return prompts
+
+
+def _then(first: Mapping[Site, Program], later: Mapping[Site, Program]) -> dict[Site, Program]:
+    return {
+        site: first.get(site, Program()).then(later.get(site, Program()))
+        for site in sorted({*first, *later})
+    }
+
+
+def _words(intervention: Intervention) -> str:
+    name = type(intervention).__name__
+    sites = ", ".join(str(site) for site in intervention.sites)
+    return f"{name} {intervention.strength:g}x at {sites} ({intervention.positions})"

@@ -1,0 +1,31 @@
+"""Projections by name: where zero is not neutral, the reference point is part of the method."""
+
+from steerkit.direction import Direction
+from steerkit.errors import InterventionError
+from steerkit.interventions.operator import finite
+from steerkit.registry import suggest
+
+Level = str | float
+"""`zero`, `negative_mean`, `positive_mean`, or a projection in activation units."""
+
+LEVELS = ("zero", "negative_mean", "positive_mean")
+
+
+def check_level(name: str, level: Level) -> Level:
+    """The level as given, refused where it is neither a known name nor a finite number."""
+    if isinstance(level, str):
+        if level not in LEVELS:
+            raise InterventionError(f"no {name} named '{level}'; {suggest(level, LEVELS)}")
+        return level
+    return finite(name, level)
+
+
+def projection(level: Level, direction: Direction) -> float:
+    """The level as a projection on the direction, in activation units.
+
+    Class means are those of the direction's own site and pooling.
+    """
+    if isinstance(level, str):
+        means = {"negative_mean": direction.negative_mean, "positive_mean": direction.positive_mean}
+        return float(means.get(level, 0.0))
+    return float(level)

@@ -1,0 +1,217 @@
+"""What all operators share: directions, a strength, sites and positions, one group of terms."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from steerkit.batch import Positions
+from steerkit.direction import Direction
+from steerkit.errors import InterventionError
+from steerkit.program import Group, Opcode, Program
+from steerkit.registry import Registry
+from steerkit.site import Site
+
+PositionsLike = Positions | str | int | Iterable[int] | Tensor
+"""A rule's name, an index or several, a boolean mask `[prompt pos]`, or `Positions`."""
+SitesLike = Site | str | int | Iterable[Site | str | int] | None
+"""A site, its text, a layer (its resid_post), several of them, or None: the direction's own."""
+
+
+class Operator(ABC):
+    """An intervention along directions. Subclasses are frozen dataclasses with one method.
+
+    Attributes:
+        strength: interpolates from the stream (0) to the operator's result (1), and beyond.
+        positions: the tokens it acts on.
+        sites: the sites it acts on, in forward order.
+    """
+
+    name: ClassVar[str]
+    strength: float
+    positions: Positions
+    sites: tuple[Site, ...]
+
+    @property
+    @abstractmethod
+    def directions(self) -> tuple[Direction, ...]:
+        """The directions it reads or writes, jointly."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What else the constructor takes, by name, as plain JSON values."""
+
+    @abstractmethod
+    def group(self) -> Group:
+        """Its terms at full `strength`, for a non-zero one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model its directions came from."""
+        return self.directions[0].fingerprint
+
+    def lower(self, site: Site) -> Program:
+        """The program at one of its sites; empty at strength 0, which touches nothing.
+
+        Raises:
+            InterventionError: a site it does not act on.
+        """
+        if site not in self.sites:
+            raise InterventionError(
+                f"this intervention does not act at {site}, but at "
+                f"{', '.join(map(str, self.sites))}"
+            )
+        return Program((self.group(),)) if self.strength else Program()
+
+    def describe(self) -> str:
+        """One line for tables: operator, concept, sites, positions, settings, strength."""
+        concept = " and ".join(dict.fromkeys(d.concept for d in self.directions))
+        parts = [f"{self.name} {concept} at {_listed(self.sites)}", str(self.positions)]
+        parts += [f"{k} {_brief(v)}" for k, v in self.settings.items() if v is not None]
+        if self.strength != 1:
+            parts.append(f"strength {self.strength:g}")
+        return ", ".join(parts)
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
+OPERATORS: Registry[type[Operator]] = Registry(
+    "operator", "steerkit.interventions", InterventionError
+)
+"""Operators by name, for command lines and searches."""
+
+
+def place(
+    operator: Operator,
+    directions: Sequence[Any],
+    strength: float,
+    positions: PositionsLike,
+    sites: SitesLike,
+) -> None:
+    """Check and set what all operators share; called while a frozen one is being made.
+
+    Raises:
+        InterventionError: not directions, of several models or sites, strength not finite,
+            an unknown position rule, no sites.
+    """
+    for direction in directions:
+        if not isinstance(direction, Direction):
+            hint = (
+                "it holds several; choose one, such as directions.best"
+                if isinstance(direction, Sequence) and not isinstance(direction, str)
+                else "directions come from extract or Direction.load"
+            )
+            raise InterventionError(
+                f"{operator.name} takes a Direction, got a {type(direction).__name__}: {hint}"
+            )
+    models = {d.fingerprint: d.model.name for d in directions}
+    if len(models) > 1:
+        taken = ", ".join(f"{name} ({print_[:12]})" for print_, name in models.items())
+        raise InterventionError(
+            f"the directions of one {operator.name} were taken on different models: {taken}; "
+            "extract them on the same one"
+        )
+    chosen = _sites(operator.name, sites, [d.site for d in directions])
+    object.__setattr__(operator, "strength", finite("strength", strength))
+    object.__setattr__(operator, "positions", Positions.of(positions))
+    object.__setattr__(operator, "sites", chosen)
+
+
+def finite(name: str, value: float) -> float:
+    """The value as a float, refused where it is not a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InterventionError(f"{name} is a finite number; got {value!r}")
+    return float(value)
+
+
+def units(directions: Sequence[Direction]) -> Float[Tensor, "direction d_model"]:
+    """The unit vectors in float64, normalised once more: float32 units are off by 1e-7."""
+    rows = torch.stack([d.unit.double() for d in directions])
+    return rows / rows.norm(dim=1, keepdim=True)
+
+
+def terms(
+    operator: Operator,
+    opcode: Opcode,
+    write: Float[Tensor, "term d_model"],
+    params: Sequence[Sequence[float]],
+    offset: Sequence[float] | None = None,
+) -> Group:
+    """A group that reads along the operator's directions, all terms at its positions."""
+    read = units(operator.directions)
+    n = len(read)
+    return Group(
+        opcodes=(opcode,) * n,
+        read=read,
+        offset=torch.tensor(offset or [0.0] * n, dtype=torch.float64),
+        write=write,
+        params=torch.tensor(params, dtype=torch.float64),
+        positions=(operator.positions,) * n,
+    )
+
+
+def from_settings(
+    name: str,
+    directions: Sequence[Direction],
+    settings: Mapping[str, Any],
+    *,
+    strength: float = 1.0,
+    positions: PositionsLike = "all",
+    sites: SitesLike = None,
+) -> Operator:
+    """An operator by its registered name: what command lines and files use.
+
+    Raises:
+        InterventionError: an unknown operator, or settings that it does not take.
+    """
+    make: Any = OPERATORS[name]
+    given = directions[0] if len(directions) == 1 else tuple(directions)
+    try:
+        made: Operator = make(
+            given, **settings, strength=strength, positions=positions, sites=sites
+        )
+    except TypeError as error:
+        raise InterventionError(
+            f"the operator '{name}' does not take these settings: {dict(settings)} ({error})"
+        ) from error
+    return made
+
+
+def _sites(name: str, sites: SitesLike, own: Sequence[Site]) -> tuple[Site, ...]:
+    if sites is None:
+        if len(set(own)) > 1:
+            raise InterventionError(
+                f"the directions of one {name} were read at different sites "
+                f"({', '.join(map(str, own))}); say where to act with sites="
+            )
+        return (own[0],)
+    listed = [sites] if isinstance(sites, Site | str | int) else list(sites)
+    chosen = tuple(sorted({Site.parse(site) for site in listed}))
+    if not chosen:
+        raise InterventionError(
+            f"{name} was given no sites; leave sites out for the direction's own"
+        )
+    return chosen
+
+
+def _listed(sites: Sequence[Site]) -> str:
+    """Short even for every layer: `resid_post@0-31`."""
+    streams: dict[str, list[int]] = {}
+    for site in sites:
+        streams.setdefault(site.stream, []).append(site.layer)
+    words = []
+    for stream, layers in streams.items():
+        dense = len(layers) > 2 and layers == list(range(layers[0], layers[-1] + 1))
+        numbers = f"{layers[0]}-{layers[-1]}" if dense else ",".join(map(str, layers))
+        words.append(f"{stream}@{numbers}")
+    return " ".join(words)
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -171,6 +171,11 @@ class Positions:
             raise InterventionError("a position mask and the rule 'mask' go together")
         if self.mask is not None and (self.mask.ndim != 2 or self.mask.dtype != torch.bool):
             raise InterventionError(
+                "a position mask is boolean with one row per prompt and one column per absolute "
+                f"position; got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
+            )
+        if self.mask is not None and (self.mask.ndim != 2 or self.mask.dtype != torch.bool):
+            raise InterventionError(
                 "a position mask is a boolean tensor [prompt, pos]; "
                 f"got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
             )
@@ -226,6 +231,17 @@ class Positions:
         inside = (absolute >= 0) & (absolute < mask.shape[1])
         picked = mask[row].gather(1, absolute.clamp(0, mask.shape[1] - 1))
         return inside & picked
+
+    @property
+    def _key(self) -> tuple[Rule, tuple[int, ...], int]:
+        # Masks compare by identity: equal content is not worth a look at every element.
+        return self.rule, self.indices, id(self.mask)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Positions) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     def __str__(self) -> str:
         return f"indices{list(self.indices)}" if self.rule == "indices" else self.rule

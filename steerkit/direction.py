@@ -178,6 +178,43 @@ class Direction:
 
         return direction_card(self)
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the unit, which files keep as a tensor."""
+        return {
+            "scale": self.scale,
+            "site": str(self.site),
+            "method": self.method,
+            "concept": self.concept,
+            "positive_mean": self.positive_mean,
+            "negative_mean": self.negative_mean,
+            "model": self.model.to_json(),
+            "pooling": self.pooling,
+            "polarity": self.polarity,
+            "scores": self.scores.to_json() if self.scores else None,
+            "examples": self.examples,
+            "tokens": self.tokens,
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_json(cls, unit: Tensor, entry: Mapping[str, Any]) -> "Direction":
+        """The inverse of `to_json`, given the unit."""
+        high, low = entry["examples"]
+        return cls(
+            unit=unit,
+            **{
+                **entry,
+                "site": Site.parse(entry["site"]),
+                "model": ModelInfo.from_json(entry["model"]),
+                "scores": ProbeScores.from_json(entry["scores"]) if entry["scores"] else None,
+                "examples": (
+                    tuple((t, float(p)) for t, p in high),
+                    tuple((t, float(p)) for t, p in low),
+                ),
+                "tokens": (tuple(entry["tokens"][0]), tuple(entry["tokens"][1])),
+            },
+        )
+
     def save(self, path: str | Path) -> Path:
         """Write a one-direction artefact."""
         return Directions((self,)).save(path)
@@ -242,7 +279,7 @@ class Directions(Sequence[Direction]):
             Path(path),
             KIND,
             {"units": torch.stack([d.unit for d in self])},
-            {"directions": [_header(d) for d in self]},
+            {"directions": [d.to_json() for d in self]},
         )
 
     @classmethod
@@ -250,7 +287,7 @@ class Directions(Sequence[Direction]):
         """Read an artefact; with `model`, refuse directions that were taken on another."""
         tensors, header = read_tensors(Path(path), KIND)
         items = tuple(
-            _from_header(unit, entry)
+            Direction.from_json(unit, entry)
             for unit, entry in zip(tensors["units"], header["directions"], strict=True)
         )
         if model is not None:
@@ -265,39 +302,3 @@ class Directions(Sequence[Direction]):
         from steerkit.cards import directions_table
 
         return directions_table(self)
-
-
-def _header(d: Direction) -> dict[str, Any]:
-    return {
-        "scale": d.scale,
-        "site": str(d.site),
-        "method": d.method,
-        "concept": d.concept,
-        "positive_mean": d.positive_mean,
-        "negative_mean": d.negative_mean,
-        "model": d.model.to_json(),
-        "pooling": d.pooling,
-        "polarity": d.polarity,
-        "scores": d.scores.to_json() if d.scores else None,
-        "examples": d.examples,
-        "tokens": d.tokens,
-        "provenance": dict(d.provenance),
-    }
-
-
-def _from_header(unit: Tensor, entry: Mapping[str, Any]) -> Direction:
-    high, low = entry["examples"]
-    return Direction(
-        unit=unit,
-        **{
-            **entry,
-            "site": Site.parse(entry["site"]),
-            "model": ModelInfo.from_json(entry["model"]),
-            "scores": ProbeScores.from_json(entry["scores"]) if entry["scores"] else None,
-            "examples": (
-                tuple((t, float(p)) for t, p in high),
-                tuple((t, float(p)) for t, p in low),
-            ),
-            "tokens": (tuple(entry["tokens"][0]), tuple(entry["tokens"][1])),
-        },
-    )

@@ -4,11 +4,12 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from steerkit.errors import MethodError, SteerkitError
 
 T = TypeVar("T")
+E = TypeVar("E")
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
@@ -33,13 +34,13 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[E], E]:
         """Decorator: make the object known as `name`; a second one of that name is an error."""
 
-        def keep(entry: T) -> T:
+        def keep(entry: E) -> E:
             if name in self._entries:
                 raise self.error(f"{self.kind} '{name}' is registered twice; rename one of them")
-            self._entries[name] = entry
+            self._entries[name] = cast(T, entry)
             return entry
 
         return keep
@@ -65,7 +66,7 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         # Siblings register themselves when imported, so a new file is enough to add one.
         if not self._loaded:
-            self._loaded = True
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
                 importlib.import_module(f"{self.package}.{module.name}")
+            self._loaded = True

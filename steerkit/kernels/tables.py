@@ -196,27 +196,19 @@ def _folded(group: Group) -> dict[str, Tensor]:
 
 def _rules(groups: Sequence[Group | None], device: torch.device) -> Rules:
     """The distinct position rules of all terms, and who follows which."""
-    known: dict[object, int] = {}
-    distinct: list[Positions] = []
-    followers: list[set[int]] = []
+    followers: dict[Positions, set[int]] = {}
     width = max(len(group) for group in groups if group is not None)
     which = torch.full((len(groups), width), -1)
     for row, group in enumerate(groups):
         for term, rule in enumerate(group.positions if group is not None else ()):
-            # Masks compare by identity: equal content is not worth a look at every element.
-            key = (rule.rule, rule.indices, id(rule.mask))
-            if key not in known:
-                known[key] = len(distinct)
-                distinct.append(rule)
-                followers.append(set())
-            which[row, term] = known[key]
-            followers[known[key]].add(row)
+            followers.setdefault(rule, set()).add(row)
+            which[row, term] = list(followers).index(rule)
     everyone = len(groups)
     return Rules(
-        tuple(distinct),
+        tuple(followers),
         None if bool((which == 0).all()) else (which[0] if everyone == 1 else which).to(device),
         tuple(
             None if len(rows) == everyone else torch.tensor(sorted(rows), device=device)
-            for rows in followers
+            for rows in followers.values()
         ),
     )

@@ -1,7 +1,8 @@
 """Recorded activations: what capture makes and extraction reads."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ class Activations:
         positions: `[row]`, absolute token position of the row, or -1 where pooled over many.
         tokens: `[row]`, token id of the row, or -1 where pooled over many.
         steering: short descriptions of the interventions in force, empty for a plain model.
+        provenance: how they were taken: options, versions, and the receipt (rows, tokens,
+            padding, batches, seconds).
+        checked: pass True for values already known to be finite, which are then not read.
     """
 
     values: Float[Tensor, "row site d_model"]
@@ -51,8 +55,10 @@ class Activations:
     positions: Int[Tensor, "row"] = field(default_factory=lambda: torch.empty(0))
     tokens: Int[Tensor, "row"] = field(default_factory=lambda: torch.empty(0))
     steering: tuple[str, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    checked: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, checked: bool) -> None:
         rows = self.values.shape[0]
         if self.values.ndim != 3 or self.values.shape[1] != len(self.sites):
             raise ActivationError(
@@ -69,15 +75,14 @@ class Activations:
                     f"{len(self.prompts)} prompts need {len(self.prompts)} {name}; "
                     f"got {len(getattr(self, name))}"
                 )
-        bad = ~torch.isfinite(self.values).all(-1)
-        if bad.any():
-            row, site = (int(i) for i in bad.nonzero()[0])
-            prompt = self.prompts[int(self.prompt_index[row])].text[:60]
-            raise ActivationError(
-                f"{int(bad.sum())} activations are NaN or infinite, first at "
-                f"{self.sites[site]} for prompt {prompt!r}; load the model in a wider dtype "
-                "(dtype='float32' or 'bfloat16')"
-            )
+        for name in ("prompt_index", "positions", "tokens"):
+            if getattr(self, name).shape != (rows,):
+                raise ActivationError(
+                    f"{rows} rows need {rows} entries of {name}; "
+                    f"got shape {tuple(getattr(self, name).shape)}"
+                )
+        if not checked:
+            require_finite(self.values, self.sites, self.prompts, self.prompt_index)
 
     @property
     def row_labels(self) -> Int[Tensor, "row"]:
@@ -103,8 +108,16 @@ class Activations:
         return self.values[:, self.sites.index(wanted)]
 
     def select(self, rows: Sequence[int] | Tensor) -> "Activations":
-        """The same activations, only some rows."""
-        index = torch.as_tensor(rows, dtype=torch.long)
+        """The same activations, only some rows: their indices, or a boolean for every row."""
+        index = torch.as_tensor(rows)
+        if index.dtype == torch.bool:
+            if index.shape != (len(self),):
+                raise ActivationError(
+                    f"a row mask has one boolean for each of {len(self)} rows; "
+                    f"got shape {tuple(index.shape)}"
+                )
+            index = index.nonzero().flatten()
+        index = index.long()
         return replace(
             self,
             values=self.values[index],
@@ -115,42 +128,57 @@ class Activations:
 
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file with a JSON header; nothing is left half-written."""
+        tensors, header = self.to_file()
+        return write_tensors(Path(path), KIND, tensors, header)
+
+    def to_file(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and the JSON header of the file that `save` writes.
+
+        Prompts, labels and groups are a JSON text in a uint8 tensor: a safetensors header
+        may not exceed 100 MB, which 40,000 long prompts do.
+        """
         header = {
             "sites": [str(s) for s in self.sites],
-            "prompts": [asdict(p) for p in self.prompts],
-            "labels": list(self.labels),
-            "groups": list(self.groups),
             "pooling": self.pooling,
             "info": self.info.to_json(),
             "contrast_sha256": self.contrast_sha256,
             "steering": list(self.steering),
+            "provenance": dict(self.provenance),
         }
+        about = {
+            "prompts": [_brief(p) for p in self.prompts],
+            "labels": list(self.labels),
+            "groups": list(self.groups),
+        }
+        text = json.dumps(about, ensure_ascii=False, separators=(",", ":")).encode()
         tensors = {
             "values": self.values,
             "prompt_index": self.prompt_index,
             "positions": self.positions,
             "tokens": self.tokens,
+            "prompts": torch.frombuffer(bytearray(text), dtype=torch.uint8),
         }
-        return write_tensors(Path(path), KIND, tensors, header)
+        return tensors, header
 
     @classmethod
     def load(cls, path: str | Path) -> "Activations":
-        """Read a file written by `save`."""
+        """Open a file written by `save`. Values are mapped: read from disk when touched."""
         tensors, header = read_tensors(Path(path), KIND)
         return cls.from_header(tensors, header)
 
     @classmethod
     def from_header(cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> "Activations":
         """Assemble activations from their tensors and JSON header."""
+        about = json.loads(bytes(tensors["prompts"].numpy()))
         return cls(
             values=tensors["values"],
             sites=tuple(Site.parse(s) for s in header["sites"]),
             prompts=tuple(
-                Prompt(**{**p, "shots": tuple(tuple(s) for s in p["shots"])})
-                for p in header["prompts"]
+                Prompt(**{**p, "shots": tuple(tuple(s) for s in p.get("shots", ()))})
+                for p in about["prompts"]
             ),
-            labels=tuple(header["labels"]),
-            groups=tuple(header["groups"]),
+            labels=tuple(about["labels"]),
+            groups=tuple(about["groups"]),
             pooling=header["pooling"],
             info=ModelInfo.from_json(header["info"]),
             contrast_sha256=header["contrast_sha256"],
@@ -158,6 +186,8 @@ class Activations:
             positions=tensors["positions"],
             tokens=tensors["tokens"],
             steering=tuple(header["steering"]),
+            provenance=header["provenance"],
+            checked=True,  # nothing else is ever saved
         )
 
     def __len__(self) -> int:
@@ -177,3 +207,35 @@ class Activations:
             f"<b>Activations</b> of {self.info.name}<br>{len(self)} rows × {len(self.sites)} sites "
             f"× {self.values.shape[-1]}, pooling <code>{self.pooling}</code> {counts}"
         )
+
+
+def require_finite(
+    values: Float[Tensor, "row site d_model"],
+    sites: Sequence[Site],
+    prompts: Sequence[Prompt],
+    prompt_index: Int[Tensor, "row"],
+) -> None:
+    """Raise if a value is NaN or infinite, naming the first site and prompt.
+
+    Reads a slice at a time, so that values larger than memory can be checked.
+    """
+    step = max(1, 2**24 // max(1, values[:1].numel()))
+    for start in range(0, values.shape[0], step):
+        bad = ~torch.isfinite(values[start : start + step]).all(-1)
+        if bad.any():
+            row, site = (int(i) for i in bad.nonzero()[0])
+            prompt = prompts[int(prompt_index[start + row])].text
+            short = prompt if len(prompt) <= 60 else prompt[:60] + "..."
+            raise ActivationError(
+                f"{int(bad.sum())} activations are NaN or infinite, first at {sites[site]} "
+                f"for prompt {short!r}; load the model in a wider dtype "
+                "(dtype='float32' or 'bfloat16')"
+            )
+
+
+_DEFAULTS = {f.name: f.default for f in fields(Prompt)}
+
+
+def _brief(prompt: Prompt) -> dict[str, Any]:
+    """A prompt's fields that differ from their defaults."""
+    return {k: v for k, v in vars(prompt).items() if v != _DEFAULTS[k]}

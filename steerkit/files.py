@@ -1,5 +1,6 @@
 """Files one can trust: safetensors with a JSON header, written whole or not at all."""
 
+import hashlib
 import json
 import os
 import uuid
@@ -8,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from steerkit import mapped
 from steerkit.errors import OutputError
 
 FORMAT_VERSION = 1
@@ -70,22 +71,57 @@ def write_tensors(
     return path
 
 
-def read_header(path: Path, kind: str) -> dict[str, Any]:
-    """The JSON header alone, checked for kind and version."""
-    from safetensors import safe_open
+@contextmanager
+def tensors_on_disk(
+    path: Path, kind: str, layout: mapped.Layout, header: Mapping[str, Any]
+) -> Iterator[dict[str, Tensor]]:
+    """Yield writable, memory-mapped tensors of a file that appears whole when the block ends.
 
+    For tensors larger than memory; the file is like one that `write_tensors` writes.
+    """
+    meta = json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **header}, sort_keys=True)
+    with written_whole(path) as temporary:
+        yield mapped.create(temporary, layout, {"steerkit": meta})
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_json(path: Path, kind: str) -> dict[str, Any]:
+    """Read a JSON file of the given kind, such as a manifest."""
     if not path.is_file():
         raise OutputError(f"no {kind} file at {path}")
     try:
-        with safe_open(path, framework="pt") as handle:
-            meta = handle.metadata() or {}
-    except Exception as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OutputError(f"{path} is not a readable {kind} ({error})") from error
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        raise OutputError(f"{path} is not a {kind} written by steerkit")
+    return data
+
+
+def read_header(path: Path, kind: str) -> dict[str, Any]:
+    """The JSON header alone, checked for kind and version."""
+    if not path.is_file():
+        raise OutputError(f"no {kind} file at {path}")
+    try:
+        meta = mapped.parse(path)[0].get("__metadata__", {})
+    except (OSError, ValueError) as error:
         raise OutputError(
             f"{path} is not a complete safetensors file ({error}); write it again"
         ) from error
     if "steerkit" not in meta:
         raise OutputError(f"{path} was not written by steerkit: it has no steerkit header")
-    header: dict[str, Any] = json.loads(meta["steerkit"])
+    try:
+        header: dict[str, Any] = json.loads(meta["steerkit"])
+    except ValueError as error:
+        raise OutputError(f"the steerkit header of {path} is not valid JSON: {error}") from error
     if header.get("kind") != kind:
         raise OutputError(f"{path} holds {header.get('kind')}, not {kind}")
     if header.get("format_version", 0) > FORMAT_VERSION:
@@ -97,9 +133,10 @@ def read_header(path: Path, kind: str) -> dict[str, Any]:
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON header of a file written by `write_tensors`."""
-    from safetensors.torch import load_file
+    """Tensors and JSON header of a file written by `write_tensors`.
 
+    The tensors are mapped, not read: a file larger than memory opens at once, and pages
+    are read when touched. Writing to them changes memory, never the file.
+    """
     header = read_header(path, kind)
-    tensors: dict[str, torch.Tensor] = load_file(path)
-    return tensors, header
+    return mapped.read(path), header

@@ -6,7 +6,8 @@ satisfy the additive identity resid_post = resid_pre + attn_out + mlp_out. Post-
 (Gemma 2 and 3, OLMo 2) need no special case: there the norms' outputs satisfy it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import combinations
 from typing import Any
 
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 
 from steerkit.errors import HookError, ModelError
 from steerkit.models.families import FAMILIES, Family
-from steerkit.models.hooks import Block, attached, incoming, outgoing, removed_after
+from steerkit.models.hooks import Block, Visit, incoming, outgoing, removed_after
 from steerkit.site import STREAMS, Site, Stream
 
 PROBE_LENGTHS = (5, 3)
 """Real tokens in the two left-padded rows of the probe."""
 
 
-def layer_list(network: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleList]:
+def layer_list(network: nn.Module, n_layers: int) -> tuple[nn.Module, list[nn.Module]]:
     """The module that owns the decoder's blocks, and the list of them."""
     found = [
         (name, module)
@@ -44,7 +45,7 @@ def layer_list(network: nn.Module, n_layers: int) -> tuple[nn.Module, nn.ModuleL
             f"{type(network).__name__} runs one block at several layers (shared weights), so "
             "a hook on it would fire several times a pass; such models cannot be wrapped"
         )
-    return owner, layers
+    return owner, list(layers)
 
 
 def probe_inputs(d_vocab: int, device: torch.device) -> dict[str, Tensor]:
@@ -79,7 +80,7 @@ def find_blocks(
     records = [_Record() for _ in layers]
     with removed_after() as handles:
         for block, record in zip(layers, records, strict=True):
-            handles += record.attach(block)
+            handles.extend(record.attach(block))
         network(**inputs)
     real = inputs["attention_mask"].bool()
     return tuple(
@@ -135,24 +136,32 @@ class _Record:
                 f"block {layer} ({type(module).__name__}) takes a stream of shape "
                 f"{tuple(pre.shape)} and gives {tuple(post.shape)}; they must agree"
             )
+        if not (pre.isfinite().all() and post.isfinite().all()):
+            raise ModelError(
+                f"block {layer} ({type(module).__name__}) gives NaN or infinite activations in a "
+                f"probe forward; check the weights, or load the model in another dtype than "
+                f"{str(post.dtype).removeprefix('torch.')}"
+            )
         if family.attn:
             attn, mlp = module.get_submodule(family.attn), module.get_submodule(family.mlp)
             return Block(module, attn, mlp, scale)
-        # Of modules that put out the same (a dropout after a projection) the outermost and
-        # earliest speaks for all; a module that ran twice is no single contribution.
+        # A module that ran twice is no single contribution.
         runs = [name for name, _, _ in self.inner]
         once = [entry for entry in self.inner if runs.count(entry[0]) == 1]
-        outer_first = sorted(once, key=lambda entry: entry[0].count("."))
         pairs = [
-            (a, b)
-            for a, b in combinations(outer_first, 2)
-            if identity_holds(pre, (scale * a[2][real], scale * b[2][real]), post)
+            (residue(pre, parts, post), a, b)
+            for a, b in combinations(once, 2)
+            if identity_holds(pre, parts := (scale * a[2][real], scale * b[2][real]), post)
         ]
         if not pairs:
             return Block(module)
-        first, second = min(pairs, key=lambda p: (p[0][0].count(".") + p[1][0].count("."),))
-        if runs.index(first[0]) > runs.index(second[0]):
-            first, second = second, first
+        # In half precision rounding may hide what is missing, so the closest pair counts. Of
+        # modules that put out the same (a dropout after a projection) the outermost does.
+        closest = min(error for error, _, _ in pairs)
+        _, first, second = min(
+            (pair for pair in pairs if pair[0] <= closest * (1 + 1e-9)),
+            key=lambda pair: pair[1][0].count(".") + pair[2][0].count("."),
+        )
         if "att" in second[0].lower() and "att" not in first[0].lower():
             first, second = second, first
         return Block(module, first[1], second[1], scale)
@@ -168,36 +177,45 @@ def identity_holds(start: Tensor, parts: Sequence[Tensor], end: Tensor) -> bool:
     return bool(((total - end.double()).abs() <= 4 * eps * size + 1e-30).all())
 
 
-def streams_of(
-    network: nn.Module,
-    blocks: Sequence[Block],
-    inputs: Mapping[str, Any],
-    name: str,
-) -> tuple[Stream, ...]:
-    """The streams that this network has, each proven live by moving it in a probe forward.
+def residue(start: Tensor, parts: Sequence[Tensor], end: Tensor) -> float:
+    """Mean of |start + sum(parts) - end| relative to each element's own size."""
+    total, size = start.double(), start.abs().double()
+    for part in parts:
+        total = total + part.double().to(total.device)
+        size = size + part.abs().double().to(total.device)
+    return float(((total - end.double()).abs() / (size + 1e-30)).mean())
 
-    A stream counts only if every block has it. Moving attn_out moves mlp_out in a sequential
-    block and leaves it in a parallel one, which has no resid_mid.
+
+def prove_streams(
+    name: str,
+    attach: Callable[[Mapping[Site, Visit]], AbstractContextManager[None]],
+    forward: Callable[[], Any],
+    real: Tensor,
+    *,
+    n_layers: int,
+    parts: bool,
+) -> tuple[Stream, ...]:
+    """The streams that a network has, each proven live by moving it in a probe forward.
+
+    `parts` says whether its blocks have separate attention and MLP contributions. Moving
+    attn_out moves mlp_out in a sequential block and leaves it in a parallel one, which has
+    no resid_mid.
 
     Raises:
-        ModelError: when a site does not act on the stream as its definition says.
+        ModelError: a stream that does not act as its definition says.
+        HookError: a hook that did not fire once.
     """
-    whole = all(block.attn is not None and block.mlp is not None for block in blocks)
-    real = inputs["attention_mask"].bool()
+    names: tuple[Stream, ...] = ("resid_pre", "resid_post")
+    if parts:
+        names = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
     def run(layer: int, moved: Site | None) -> dict[Site, Tensor]:
         seen: dict[Site, Tensor] = {}
-        names: Sequence[Stream] = (
-            ("resid_pre", "attn_out", "mlp_out", "resid_post")
-            if whole
-            else ("resid_pre", "resid_post")
-        )
-        wanted = [Site(layer, stream) for stream in names]
-        if moved is not None and moved not in wanted:
-            wanted.append(moved)
+        fired = {Site(layer, stream): 0 for stream in names}
 
-        def visiting(site: Site) -> Any:
+        def visiting(site: Site) -> Visit:
             def visit(stream: Tensor) -> Tensor:
+                fired[site] += 1
                 if site == moved:
                     stream = stream + _nudge(stream)
                 seen[site] = stream.detach()[real.to(stream.device)].clone()
@@ -205,42 +223,41 @@ def streams_of(
 
             return visit
 
-        with attached(blocks, {site: visiting(site) for site in wanted}):
-            network(**inputs)
-        missing = [str(site) for site in wanted if site not in seen]
-        if missing:
-            raise HookError(f"{name}: no hook fired at {', '.join(missing)} in a probe forward")
+        with attach({site: visiting(site) for site in fired}):
+            forward()
+        wrong = ", ".join(f"{site} {n} times" for site, n in fired.items() if n != 1)
+        if wrong:
+            raise HookError(f"{name}: in one probe forward hooks fired {wrong}, expected once each")
         return seen
 
-    parallel = []
-    for layer in {0, len(blocks) // 2, len(blocks) - 1}:
+    def check_identity(layer: int, seen: Mapping[Site, Tensor]) -> None:
+        pre, attn, mlp, post = (seen[Site(layer, stream)] for stream in names)
+        if not identity_holds(pre, (attn, mlp), post):
+            raise ModelError(
+                f"{name}: resid_pre + attn_out + mlp_out is not resid_post at layer {layer}, so "
+                "its streams cannot be told apart; this architecture cannot be wrapped as it is"
+            )
+
+    parallel = False
+    for layer in sorted({0, n_layers // 2, n_layers - 1}):
         plain = run(layer, None)
-        for stream in ("resid_pre", "attn_out", "mlp_out") if whole else ("resid_pre",):
-            site = Site(layer, stream)  # type: ignore[arg-type]
-            moved = run(layer, site)
+        if parts:
+            check_identity(layer, plain)
+        for stream in names[:-1]:
+            moved = run(layer, Site(layer, stream))
             if torch.equal(moved[Site(layer)], plain[Site(layer)]):
                 raise ModelError(
-                    f"{name}: writing {site} does not move the block's output, so steering "
-                    "there would do nothing; this architecture cannot be wrapped as it is"
+                    f"{name}: writing {stream}@{layer} does not move the block's output, so "
+                    "steering there would do nothing; this architecture cannot be wrapped as it is"
                 )
+            if parts:
+                check_identity(layer, moved)
             if stream == "attn_out":
                 mlp = Site(layer, "mlp_out")
-                parallel.append(torch.equal(moved[mlp], plain[mlp]))
-        if whole:
-            for seen in (plain, moved):
-                parts = seen[Site(layer, "attn_out")], seen[Site(layer, "mlp_out")]
-                if not identity_holds(
-                    seen[Site(layer, "resid_pre")], parts, seen[Site(layer, "resid_post")]
-                ):
-                    raise ModelError(
-                        f"{name}: resid_pre + attn_out + mlp_out is not resid_post at layer "
-                        f"{layer}; its streams cannot be told apart"
-                    )
-    if not whole:
-        return ("resid_pre", "resid_post")
-    if any(parallel):
-        return tuple(s for s in STREAMS if s != "resid_mid")
-    return STREAMS
+                parallel = parallel or torch.equal(moved[mlp], plain[mlp])
+    if not parts:
+        return names
+    return tuple(s for s in STREAMS if not (parallel and s == "resid_mid"))
 
 
 def _nudge(stream: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def attached(blocks: Sequence[Block], visits: Mapping[Site, Visit]) -> Iterator[
         by_layer.setdefault(site.layer, {})[site.stream] = visit
     with removed_after() as handles:
         for layer, wanted in by_layer.items():
-            handles += _attach(blocks[layer], wanted)
+            handles.extend(_attach(blocks[layer], wanted))
         yield
 
 

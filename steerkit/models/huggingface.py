@@ -14,11 +14,12 @@ from steerkit.batch import Batch
 from steerkit.errors import ModelError
 from steerkit.models import hooks
 from steerkit.models.as_hf import steered_in_place
-from steerkit.models.blocks import find_blocks, layer_list, probe_inputs, streams_of
+from steerkit.models.blocks import find_blocks, layer_list, probe_inputs, prove_streams
 from steerkit.models.engine import lock_of
 from steerkit.models.fingerprint import fingerprint
 from steerkit.models.generate import complete
 from steerkit.models.hooks import Visit
+from steerkit.models.readout import through_norm
 from steerkit.models.text import Text
 from steerkit.program import ProgramTable
 from steerkit.protocols import Logits, ModelInfo
@@ -39,7 +40,14 @@ class HuggingFaceEngine:
         HookError: blocks that do not run exactly once in a forward pass.
     """
 
-    def __init__(self, network: Any, tokenizer: Any = None, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any = None,
+        *,
+        name: str | None = None,
+        processing: str = "raw",
+    ) -> None:
         self.network = network
         self.lock = lock_of(network)
         config = network.config
@@ -73,7 +81,14 @@ class HuggingFaceEngine:
             self.blocks = find_blocks(
                 network, layers, model_type=inner.model_type, config=inner, inputs=inputs
             )
-            streams = streams_of(network, self.blocks, inputs, label)
+            streams = prove_streams(
+                label,
+                self.attached,
+                lambda: network(**inputs),
+                inputs["attention_mask"].bool(),
+                n_layers=n_layers,
+                parts=all(b.attn is not None and b.mlp is not None for b in self.blocks),
+            )
         n_ctx = _context(inner)
         self.text = Text(tokenizer, n_ctx=n_ctx, config=inner)
         first = next(network.parameters())
@@ -87,7 +102,8 @@ class HuggingFaceEngine:
             streams=streams,
             dtype=str(first.dtype).removeprefix("torch."),
             device=str(self.device),
-            fingerprint=fingerprint(network.named_parameters(), inner.to_dict()),
+            fingerprint=fingerprint(own_names(network), inner.to_dict(), processing=processing),
+            processing=processing,
             chat=self.text.chat,
         )
 
@@ -146,8 +162,8 @@ class HuggingFaceEngine:
     def read_out(self, vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
         """What the final norm's weight and the unembedding make of directions."""
         head = self.network.get_output_embeddings().weight
-        scaled = through_norm(self.final_norm(), vectors)
-        return scaled.to(head.device, torch.float32) @ head.float().T
+        scaled = through_norm(self.final_norm(), vectors, head)
+        return scaled @ head.float().T
 
     def final_norm(self) -> nn.Module | None:
         """The norm between the last block and the unembedding, where there is one."""
@@ -169,32 +185,17 @@ class HuggingFaceEngine:
         return {name: value for name, value in inputs.items() if name in self._takes}
 
 
-def through_norm(
-    norm: nn.Module | None, vectors: Float[Tensor, "k d_model"]
-) -> Float[Tensor, "k d_model"]:
-    """The linear part of a norm: its weight, and for LayerNorm the centring.
-
-    Found by asking the norm itself, so conventions such as Gemma's 1 + weight need no table.
-    """
-    x = vectors.float()
-    if norm is None:
-        return x
-    weight = norm.weight
-    assert isinstance(weight, Tensor)
-    signs = torch.ones(x.shape[1], dtype=weight.dtype, device=weight.device)
-    signs[1::2] = -1
-    up, down = norm(signs[None]).float(), norm(-signs[None]).float()
-    gain = ((up - down) / 2 * signs)[0].cpu()
-    level = norm(torch.ones_like(signs)[None]) - norm(-torch.ones_like(signs)[None])
-    x = x.cpu()
-    if float(level.float().abs().max()) < 1e-3 * float(gain.abs().max()):
-        x = x - x.mean(1, keepdim=True)
-    return x * gain
-
-
 def _context(config: Any) -> int:
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
             return value
     return UNBOUNDED
+
+
+def own_names(network: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters by the names that Hugging Face gave them, under a bridge's wrappers too."""
+    return [
+        (name.replace("_original_component.", ""), parameter)
+        for name, parameter in network.named_parameters()
+    ]

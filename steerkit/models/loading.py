@@ -69,9 +69,9 @@ def wrap(model: Any, tokenizer: Any = None, *, name: str | None = None) -> Langu
         return model
     library = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
     if "transformer_lens" in library:
-        from steerkit.models.lens import LensEngine
+        from steerkit.models.lens import engine_of
 
-        return LanguageModel(LensEngine(model, tokenizer, name=name))
+        return LanguageModel(engine_of(model, tokenizer, name=name))
     if hasattr(model, "config") and hasattr(model, "get_output_embeddings"):
         from steerkit.models.huggingface import HuggingFaceEngine
 

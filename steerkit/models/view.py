@@ -312,7 +312,7 @@ class LanguageModel:
         if taken is None or taken == self.info.fingerprint:
             return
         direction = getattr(intervention, "direction", None)
-        if hasattr(direction, "check"):
+        if direction is not None and hasattr(direction, "check"):
             direction.check(self.info)
         raise DirectionError(
             f"this direction was taken on another model ({taken[:12]}), not on {self.info.name} "

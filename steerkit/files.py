@@ -32,8 +32,11 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(done.fileno())
         temporary.replace(path)
     except OSError as error:
+        reason = error.strerror or str(error)
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "a file stands where its folder should be"
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; choose a folder that exists, "
+            f"cannot write {path}: {reason}; choose a folder that exists, "
             "is writable and has space"
         ) from error
     finally:

@@ -150,7 +150,9 @@ def test_other_peoples_files_are_never_touched(fake, tmp_path):
 
 def test_an_unwritable_output_says_so_before_anything_runs(fake, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match=r"cannot write .*file/c/manifest.json: Not a directory"):
+    with pytest.raises(
+        OutputError, match=r"cannot write .*manifest.json: a file stands where its folder"
+    ):
         to_disk(fake, tmp_path / "file" / "c")
     assert not fake.runs
 

@@ -228,6 +228,17 @@ class Contrast:
                 rest += members[name]
         return self._take(sorted(first), "first"), self._take(sorted(rest), "second")
 
+    def sample(self, n: int, *, seed: int = 0) -> "Contrast":
+        """At most `n` prompts a side, drawn at random in their order; pairs stay together."""
+        rng = np.random.default_rng(seed)
+
+        def draw(size: int) -> list[int]:
+            return sorted(int(i) for i in rng.permutation(size)[:n])
+
+        first = draw(len(self.positive))
+        second = first if self.paired else draw(len(self.negative))
+        return self._take([*first, *(len(self.positive) + i for i in second)], "only")
+
     def _linked_groups(self) -> list[str]:
         """Groups, with the two sides of a pair merged even if they name different groups."""
         groups = list(self.groups)

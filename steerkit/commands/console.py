@@ -45,32 +45,27 @@ class Answer:
     code: int = OK
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Callable[..., Answer]], Callable[..., None]]:
-    """Register a function as a command, with `--json` and `--debug` added to it."""
+def register(app: typer.Typer, name: str, function: Callable[..., Answer]) -> None:
+    """Make a function a command of the app, with `--json` and `--debug` added to it."""
+    signature = inspect.signature(function)
 
-    def wrap(function: Callable[..., Answer]) -> Callable[..., None]:
-        signature = inspect.signature(function)
+    @wraps(function)
+    def run(*, as_json: bool, debug: bool, **options: Any) -> None:
+        _act(lambda: function(**options), as_json=as_json, debug=debug)
 
-        @wraps(function)
-        def run(*, as_json: bool, debug: bool, **options: Any) -> None:
-            _act(lambda: function(**options), as_json=as_json, debug=debug)
-
-        added = (
-            _flag("as_json", "--json", "Print one JSON object to stdout and nothing else there."),
-            _flag("debug", "--debug", "On an error, show the traceback."),
-        )
-        run.__signature__ = signature.replace(  # type: ignore[attr-defined]
-            parameters=[*signature.parameters.values(), *added], return_annotation=None
-        )
-        run.__annotations__ = {
-            **function.__annotations__,
-            **{parameter.name: parameter.annotation for parameter in added},
-            "return": None,
-        }
-        app.command(name, rich_help_panel=None)(run)
-        return run
-
-    return wrap
+    added = (
+        _flag("as_json", "--json", "Print one JSON object to stdout and nothing else there."),
+        _flag("debug", "--debug", "On an error, show the traceback."),
+    )
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), *added], return_annotation=None
+    )
+    run.__annotations__ = {
+        **function.__annotations__,
+        **{parameter.name: parameter.annotation for parameter in added},
+        "return": None,
+    }
+    app.command(name)(run)
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ Public sets are read from files that you already have; nothing here downloads.
 from pathlib import Path
 
 from steerkit.datasets.public import question_answers as question_answers
+from steerkit.datasets.public import read_prompts as read_prompts
 from steerkit.datasets.public import two_files as two_files
 from steerkit.datasets.requests import refusal as refusal
 from steerkit.errors import PromptError

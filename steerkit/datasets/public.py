@@ -19,7 +19,7 @@ def two_files(positive: str | Path, negative: str | Path, *, name: str | None = 
         PromptError: a missing, empty or unreadable file, or the same prompt on both sides.
     """
     label = name or f"{Path(positive).stem} against {Path(negative).stem}"
-    return Contrast.of(_prompts(Path(positive)), _prompts(Path(negative)), name=label)
+    return Contrast.of(read_prompts(Path(positive)), read_prompts(Path(negative)), name=label)
 
 
 def question_answers(
@@ -62,7 +62,12 @@ def question_answers(
     return Contrast.of(side(positive), side(negative), name=name)
 
 
-def _prompts(file: Path) -> list[Any]:
+def read_prompts(file: Path) -> list[Any]:
+    """One file of prompts: a JSON list, JSONL records, or text with a prompt a line.
+
+    Raises:
+        PromptError: a missing, empty or unreadable file.
+    """
     if not file.is_file():
         raise PromptError(f"no file of prompts at {file}; give a .json, .jsonl or .txt file")
     text = file.read_text(encoding="utf-8-sig")

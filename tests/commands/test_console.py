@@ -14,11 +14,11 @@ from steerkit.errors import PromptError
 def program(act) -> typer.Typer:
     app = typer.Typer(pretty_exceptions_enable=False)
 
-    @console.command(app, "go")
     def go(size: Annotated[int, typer.Option(help="How large.")] = 1) -> console.Answer:
         """Go."""
         return act(size)
 
+    console.register(app, "go", go)
     return app
 
 

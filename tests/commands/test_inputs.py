@@ -1,6 +1,6 @@
 import pytest
 
-from steerkit.commands.options import read_contrast, read_layers, read_names
+from steerkit.commands.inputs import read_contrast, read_layers, read_names
 from steerkit.errors import PromptError, SiteError
 
 

@@ -1,0 +1,52 @@
+"""The command line: `steerkit demo`, `steerkit run`, and the single steps between them."""
+
+import typer
+
+from steerkit import __version__
+from steerkit.commands import capture, console, steer
+
+HELP = f"""Find, apply and audit directions in the residual stream of language models.
+
+\b
+Start here:
+  steerkit demo                  the whole job on a shipped model, offline
+  steerkit run -m MODEL -c FILE  the same on your model and your prompts
+
+\b
+Or step by step, each reading what the one before it wrote:
+  steerkit capture -m organism:aligned -c requests.jsonl
+  steerkit extract activations.safetensors
+  steerkit search directions.safetensors -c requests.jsonl
+  steerkit steer steering.safetensors --prompt "hello"
+  steerkit audit steering.safetensors -c requests.jsonl
+
+{console.EXIT_CODES}
+"""
+
+app = typer.Typer(
+    name="steerkit",
+    help=HELP,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"steerkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_show_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    pass
+
+
+console.register(app, "capture", capture.command)
+console.register(app, "steer", steer.command)

@@ -1,0 +1,158 @@
+"""What options mean: layers, contrasts, models and steering files from their text."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steerkit.commands.console import say
+
+if TYPE_CHECKING:
+    from steerkit.interventions import Operator
+    from steerkit.models import LanguageModel
+    from steerkit.prompts import Contrast, Prompt
+
+
+def read_layers(text: str) -> tuple[int, ...] | None:
+    """Read `4-12`, `3,5` or nothing (all layers).
+
+    Raises:
+        SiteError: anything else.
+
+    >>> read_layers("0,4-6")
+    (0, 4, 5, 6)
+    """
+    from steerkit.errors import SiteError
+
+    if not text.strip():
+        return None
+    found: list[int] = []
+    for piece in text.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise SiteError(f"layers read '3', '3,5' or '4-12', counted from 0; got '{text}'")
+        found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise SiteError(f"'{text}' names no layer: a range runs from the smaller to the larger")
+    return tuple(dict.fromkeys(found))
+
+
+def read_positions(text: str) -> str | int:
+    """A pooling by name, or a token index.
+
+    >>> read_positions("-1"), read_positions("last")
+    (-1, 'last')
+    """
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def read_names(text: str) -> tuple[str, ...]:
+    """Comma-separated names.
+
+    >>> read_names("mean_difference, pca")
+    ('mean_difference', 'pca')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def read_contrast(text: str, template: str = "auto") -> "Contrast":
+    """A contrast from a file or a built-in name.
+
+    Raises:
+        PromptError: no such file or name, an unreadable one, a missing side.
+    """
+    from steerkit import datasets
+    from steerkit.prompts import Contrast
+
+    if text.startswith("builtin:"):
+        name = text.removeprefix("builtin:")
+        found = Contrast.read(datasets.path(name), name=name)
+    else:
+        found = Contrast.read(text)
+    return found.map(lambda p: rendered([p], template)[0])
+
+
+def rendered(prompts: "Sequence[Prompt]", template: str) -> "list[Prompt]":
+    """The prompts with the template that was asked for.
+
+    Raises:
+        PromptError: an unknown template.
+    """
+    from steerkit.errors import PromptError
+    from steerkit.registry import suggest
+
+    known = ("auto", "chat", "raw")
+    if template not in known:
+        raise PromptError(f"no template named '{template}'; {suggest(template, known)}")
+    return [replace(p, template=template) for p in prompts]  # type: ignore[arg-type]
+
+
+def read_steering(path: Path, strength: str = "") -> "tuple[Operator, ...]":
+    """The interventions of a file, all at `strength` if one is given.
+
+    Raises:
+        OutputError: no such file.
+        InterventionError: a strength that is no number.
+    """
+    from steerkit.errors import InterventionError
+    from steerkit.interventions import load_steering
+    from steerkit.interventions.operator import from_settings
+
+    found = load_steering(path)
+    if not strength:
+        return found
+    try:
+        value = float(strength)
+    except ValueError:
+        raise InterventionError(f"a strength is a number; got '{strength}'") from None
+    return tuple(
+        from_settings(
+            op.name,
+            op.directions,
+            op.settings,
+            strength=value,
+            positions=op.positions,
+            sites=op.sites,
+        )
+        for op in found
+    )
+
+
+def open_model(name: str, device: str = "", dtype: str = "") -> "LanguageModel":
+    """Load a model, saying so.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from steerkit.models import load
+
+    say(f"loading {name}")
+    return load(name, device=device or None, dtype=dtype or None)
+
+
+def steer(
+    plain: "LanguageModel", operators: "Sequence[Operator]", *, transfer: bool = False
+) -> "LanguageModel":
+    """The steered view; another model than the recorded one is refused unless `transfer`.
+
+    Raises:
+        DirectionError: another model.
+    """
+    for operator in operators:
+        for direction in operator.directions:
+            direction.check(plain.info, force=transfer)
+    return plain.with_(*(_taken_on(plain, op) if transfer else op for op in operators))
+
+
+def _taken_on(plain: "LanguageModel", operator: "Operator") -> "Operator":
+    """The operator with its directions declared this model's own: the caller asked for it."""
+    from steerkit.interventions.operator import from_settings
+
+    return from_settings(
+        operator.name,
+        [replace(d, model=plain.info) for d in operator.directions],
+        operator.settings,
+        strength=operator.strength,
+        positions=operator.positions,
+        sites=operator.sites,
+    )

@@ -1,0 +1,60 @@
+"""Interventions survive a file, and refuse another model's stream."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steerkit.errors import DirectionError, OutputError
+from steerkit.interventions import Ablate, Add, Affine, Clamp, load_steering, save_steering
+
+
+def test_a_file_gives_back_the_same_programs(
+    direction: Any, steer: Any, h: Any, tmp_path: Path
+) -> None:
+    a, b = direction(0), direction(1)
+    saved = [
+        Add(a, -1.5, positions=torch.eye(3, 8).bool(), sites=["resid_pre@1", 3]),
+        Ablate([a, b], "negative_mean", 0.5, positions="last_prompt"),
+        Clamp(b, high="positive_mean", positions=(0, -2)),
+        Affine(a, 0.5, 0.25, positions="generated"),
+    ]
+    path = save_steering(tmp_path / "best.safetensors", saved)
+    loaded = load_steering(path)
+    assert [str(i) for i in loaded] == [str(i) for i in saved]
+    for before, after in zip(saved, loaded, strict=True):
+        assert type(after) is type(before)
+        assert (after.sites, after.strength, after.settings) == (
+            before.sites,
+            before.strength,
+            before.settings,
+        )
+        assert torch.equal(steer(after, h), steer(before, h))
+        assert [d.to_json() for d in after.directions] == [d.to_json() for d in before.directions]
+
+
+def test_one_operator_needs_no_list(direction: Any, tmp_path: Path) -> None:
+    path = save_steering(tmp_path / "one.safetensors", Add(direction()))
+    (add,) = load_steering(path)
+    assert isinstance(add, Add)
+
+
+def test_another_models_steering_is_refused(direction: Any, tmp_path: Path) -> None:
+    path = save_steering(tmp_path / "s.safetensors", Add(direction()))
+
+    class Other:
+        info = direction(fingerprint="0" * 64).model
+
+    with pytest.raises(DirectionError, match="taken on planted"):
+        load_steering(path, model=Other())  # type: ignore[arg-type]
+    assert load_steering(path, model=Other(), force=True)  # type: ignore[arg-type]
+
+
+def test_files_of_another_kind(direction: Any, tmp_path: Path) -> None:
+    path = direction().save(tmp_path / "direction.safetensors")
+    with pytest.raises(OutputError, match="holds directions, not steering"):
+        load_steering(path)
+    with pytest.raises(OutputError, match="no interventions to save"):
+        save_steering(tmp_path / "none.safetensors", [])
+    assert not (tmp_path / "none.safetensors").exists()

@@ -72,7 +72,7 @@ def activations(
         pooling=job.pooling.name,
         info=job.model.info,
         contrast_sha256=job.contrast_sha256,
-        steering=describe(job.model.table),
+        steering=describe(job.model),
         provenance=provenance,
         checked=True,
     )

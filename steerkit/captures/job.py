@@ -232,8 +232,9 @@ def table_sha256(table: ProgramTable | None) -> str:
     return digest.hexdigest()
 
 
-def describe(table: ProgramTable | None) -> tuple[str, ...]:
-    """Where a steered model acts, in short; empty for a plain one."""
-    if table is None or not table.sites:
+def describe(model: Model) -> tuple[str, ...]:
+    """The interventions in force, in short; empty for a plain model."""
+    if model.table is None or not model.table.sites:
         return ()
-    return tuple(f"program at {site}" for site in table.sites)
+    own: tuple[str, ...] = getattr(model, "steering", ())
+    return own or tuple(f"program at {site}" for site in model.table.sites)

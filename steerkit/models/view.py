@@ -173,10 +173,11 @@ class LanguageModel:
             for i, prompt in enumerate(prompts)
         ]
 
-    def with_(self, *interventions: Intervention) -> "LanguageModel":
+    def with_(self, *interventions: Intervention, force: bool = False) -> "LanguageModel":
         """A steered view. Within one call interventions read the stream together; views stack.
 
         On a view with several slots (`with_rows`) they run after each slot's own program.
+        `force` allows directions that were taken on another model of the same width.
 
         Raises:
             DirectionError: a direction taken on another model.
@@ -184,7 +185,7 @@ class LanguageModel:
         """
         if not interventions:
             return self
-        new = self._lowered(interventions)
+        new = self._lowered(interventions, force)
         words = ", ".join(_words(i) for i in interventions)
         if self.table is None:
             return replace(self, table=ProgramTable((new,)), steering=(words,))
@@ -194,7 +195,7 @@ class LanguageModel:
             steering=tuple(f"{before}; {words}" for before in self.steering),
         )
 
-    def with_rows(self, *rows: Sequence[Intervention]) -> "LanguageModel":
+    def with_rows(self, *rows: Sequence[Intervention], force: bool = False) -> "LanguageModel":
         """A view whose slot i+1 carries `rows[i]`; `slots=` chooses for each batch row.
 
         On a `with_` view each row runs after what the view already does. Slot 0 is always
@@ -205,7 +206,7 @@ class LanguageModel:
         """
         if not rows:
             raise InterventionError("with_rows needs at least one row; a row may be empty: ()")
-        new = [self._lowered(tuple(row)) for row in rows]
+        new = [self._lowered(tuple(row), force) for row in rows]
         words = tuple(", ".join(_words(i) for i in row) or "nothing" for row in rows)
         slots = self.table.slots if self.table is not None else ({},)
         before = self.steering or ("",)
@@ -290,7 +291,7 @@ class LanguageModel:
             )
         return chosen
 
-    def _lowered(self, interventions: Sequence[Intervention]) -> dict[Site, Program]:
+    def _lowered(self, interventions: Sequence[Intervention], force: bool) -> dict[Site, Program]:
         """The program of each site, after checking that they belong to this model."""
         for intervention in interventions:
             if not isinstance(intervention, Intervention):
@@ -298,7 +299,7 @@ class LanguageModel:
                     f"with_ takes interventions, got a {type(intervention).__name__}; "
                     "wrap a direction in Add, Ablate or Clamp"
                 )
-            self._check_origin(intervention)
+            self._check_origin(intervention, force)
             for site in intervention.sites:
                 check_site(site, self.info)
         sites = sorted({site for i in interventions for site in i.sites})
@@ -307,18 +308,16 @@ class LanguageModel:
             for site in sites
         }
 
-    def _check_origin(self, intervention: Intervention) -> None:
+    def _check_origin(self, intervention: Intervention, force: bool) -> None:
+        for direction in getattr(intervention, "directions", ()):
+            direction.check(self.info, force=force)
         taken = intervention.fingerprint
-        if taken is None or taken == self.info.fingerprint:
-            return
-        direction = getattr(intervention, "direction", None)
-        if direction is not None and hasattr(direction, "check"):
-            direction.check(self.info)
-        raise DirectionError(
-            f"this direction was taken on another model ({taken[:12]}), not on {self.info.name} "
-            f"({self.info.fingerprint[:12]}); extract it again there, or pass force=True to "
-            "study transfer"
-        )
+        if taken is not None and taken != self.info.fingerprint and not force:
+            raise DirectionError(
+                f"this direction was taken on another model ({taken[:12]}), not on "
+                f"{self.info.name} ({self.info.fingerprint[:12]}); extract it again there, or "
+                "pass force=True to study transfer"
+            )
 
 
 def check_site(site: Site, info: ModelInfo) -> None:
@@ -366,6 +365,8 @@ def _then(first: Mapping[Site, Program], later: Mapping[Site, Program]) -> dict[
 
 
 def _words(intervention: Intervention) -> str:
+    if hasattr(intervention, "describe"):
+        return str(intervention.describe())
     name = type(intervention).__name__
     sites = ", ".join(str(site) for site in intervention.sites)
     return f"{name} {intervention.strength:g}x at {sites} ({intervention.positions})"

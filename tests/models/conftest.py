@@ -1,8 +1,17 @@
-"""Tiny random networks of each family, with blocks like the real ones'."""
+"""Tiny random networks of each family, with blocks like the real ones', and their fixtures."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import pytest
 import torch
+
+import steerkit as sk
+from steerkit.batch import Batch, Tokenized
+from steerkit.direction import Direction
+from steerkit.protocols import ModelInfo
+from steerkit.site import Site, Stream
 
 TINY: dict[str, Any] = {
     "vocab_size": 100,
@@ -64,20 +73,6 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 PARALLEL = ("gpt_neox", "phi", "falcon", "gptj", "cohere")
-REQUIRED = (
-    "llama",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3_text",
-    "mistral",
-    "mixtral",
-    "gpt2",
-    "gpt_neox",
-    "gpt_neox_sequential",
-    "phi3",
-    "olmo2",
-)
 
 
 def build(family: str, **changes: Any) -> Any:
@@ -97,3 +92,91 @@ def build(family: str, **changes: Any) -> Any:
                 noise = torch.randn(parameter.shape) * 0.2
                 parameter.data += noise if "bias" in name or "norm" in name else 0
     return network.eval()
+
+
+@lru_cache
+def wrapped(family: str) -> Any:
+    """The family's network behind the protocol; shared by all tests, which leave it as it is."""
+    return sk.wrap(build(family), name=f"tiny-{family}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for a `family` on every one."""
+    if "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", FAMILIES)
+
+
+@pytest.fixture
+def model(family: str) -> Any:
+    """The family's network behind the protocol."""
+    return wrapped(family)
+
+
+@pytest.fixture(scope="session")
+def llama() -> Any:
+    """A tiny Llama behind the protocol, without a tokenizer."""
+    return wrapped("llama")
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[..., Any]:
+    """A builder of fresh networks, for tests that change them."""
+    return build
+
+
+@pytest.fixture(scope="session")
+def batch() -> Batch:
+    """Three left-padded prompts, two of them with answers."""
+    return collate()
+
+
+def collate(rows: tuple[int, ...] = (0, 1, 2)) -> Batch:
+    """Some of three fixed prompts of different lengths as a batch."""
+    prompts = [
+        Tokenized((5, 17, 42, 8, 91, 33, 20), (71, 3)),
+        Tokenized((9, 14, 77)),
+        Tokenized((64, 5, 5, 28, 13), (50, 51, 52)),
+    ]
+    return Batch.collate([prompts[i] for i in rows], pad_id=0, rows=rows)
+
+
+@pytest.fixture(scope="session")
+def alone() -> Callable[[int], Batch]:
+    """One of the prompts of `batch`, by itself."""
+    return lambda row: collate((row,))
+
+
+def random_direction(
+    info: ModelInfo, layer: int = 1, stream: Stream = "resid_post", seed: int = 0
+) -> Direction:
+    """A direction whose mid-range and reach matter at the size of the tiny streams."""
+    unit = torch.randn(info.d_model, generator=torch.Generator().manual_seed(seed))
+    return Direction(
+        unit=unit / unit.norm(),
+        scale=2.0,
+        site=Site(layer, stream),
+        method="mean_difference",
+        concept="random",
+        positive_mean=1.5,
+        negative_mean=-0.5,
+        model=info,
+        pooling="last",
+    )
+
+
+@pytest.fixture(scope="session")
+def direction() -> Callable[..., Direction]:
+    """A builder of random directions for a model."""
+    return random_direction
+
+
+def per_token(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest relative difference of any token."""
+    gap = (found.double() - expected.double()).norm(dim=-1)
+    return float((gap / expected.double().norm(dim=-1).clamp(min=1e-12)).max())
+
+
+@pytest.fixture(scope="session")
+def relative() -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """The largest relative difference of any token."""
+    return per_token

@@ -1,0 +1,14 @@
+"""Search: from directions to the operator, place, rule and strength that work, with nulls."""
+
+from steerkit.searches.candidates import Candidate as Candidate
+from steerkit.searches.guards import KLGuard as KLGuard
+from steerkit.searches.nulls import NullDraws as NullDraws
+from steerkit.searches.nulls import random_directions as random_directions
+from steerkit.searches.objectives import LogOdds as LogOdds
+from steerkit.searches.objectives import Objective as Objective
+from steerkit.searches.objectives import Projection as Projection
+from steerkit.searches.objectives import Refusal as Refusal
+from steerkit.searches.sweep import Final as Final
+from steerkit.searches.sweep import Sweep as Sweep
+from steerkit.searches.sweep import SweepRow as SweepRow
+from steerkit.searches.verb import search as search

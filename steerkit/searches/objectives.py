@@ -1,0 +1,235 @@
+"""What a search moves: one value a prompt for every program slot of a steered view.
+
+Values of all slots are measured on the same prompts, many slots in one batch.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steerkit.batch import Batch
+from steerkit.direction import Direction
+from steerkit.errors import MethodError
+from steerkit.prompts import Prompt
+from steerkit.protocols import Model
+from steerkit.refusals import is_refusal
+from steerkit.registry import suggest
+from steerkit.scoring import TOKEN_BUDGET, answer_log_probs, repeated, scored_batches
+from steerkit.statistics import Floats
+
+NAMES = ("refusal", "log_odds", "projection")
+ROWS_AT_ONCE = 4096
+"""Generated rows held in memory at a time."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One value a slot and prompt; and the answers, where the objective reads answers."""
+
+    values: Floats
+    """`[slot prompt]`."""
+    outputs: tuple[tuple[str, ...], ...] = ()
+    """`[slot][prompt]`, empty where nothing was generated."""
+
+
+class Objective(Protocol):
+    """A behaviour as a number: higher means more of what the directions point to."""
+
+    @property
+    def name(self) -> str:
+        """How it is called in tables."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Its unit."""
+        ...
+
+    def score(
+        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
+    ) -> Scores:
+        """Measure every slot on every prompt; without slots, the model as it is (one row)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Whether the greedy answer is a refusal, by the shared matcher; 1 or 0.
+
+    Attributes:
+        max_new_tokens: how much is generated; a refusal shows in its first words.
+        phrases: further wordings that count as refusals.
+        token_budget: padded tokens a batch.
+    """
+
+    max_new_tokens: int = 16
+    phrases: tuple[str, ...] = ()
+    token_budget: int = TOKEN_BUDGET
+    name: str = "refusal"
+    unit: str = "fraction"
+
+    def score(
+        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
+    ) -> Scores:
+        """Generate and match."""
+        outputs: list[tuple[str, ...]] = []
+        at_once = max(1, ROWS_AT_ONCE // len(prompts))
+        every: Sequence[int | None] = [None] if slots is None else slots
+        for first in range(0, len(every), at_once):
+            some = every[first : first + at_once]
+            said = model.generate(
+                [p for _ in some for p in prompts],
+                max_new_tokens=self.max_new_tokens,
+                slots=None if slots is None else [int(s or 0) for s in some for _ in prompts],
+                token_budget=self.token_budget,
+            )
+            texts = [c.text for c in said]
+            n = len(prompts)
+            outputs += [tuple(texts[i * n : (i + 1) * n]) for i in range(len(some))]
+        refused = [[float(is_refusal(t, phrases=self.phrases)) for t in row] for row in outputs]
+        return Scores(np.array(refused, dtype=np.float64), tuple(outputs))
+
+
+@dataclass(frozen=True)
+class LogOdds:
+    """log p(one answer) - log p(the other), both teacher-forced after the prompt; nats.
+
+    With several answers a side, the mean over them. Summed over the answer's tokens.
+
+    Attributes:
+        positive: answers that show the concept, for every prompt.
+        negative: answers that do not.
+        own: prompt text -> its own negative answers, used in place of `negative`.
+        token_budget: padded tokens a batch.
+    """
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...] = ()
+    own: Mapping[str, tuple[str, ...]] | None = None
+    token_budget: int = TOKEN_BUDGET
+    name: str = "log_odds"
+    unit: str = "nats"
+
+    def score(
+        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
+    ) -> Scores:
+        """Two scored answers a prompt; nothing is generated."""
+        sides = [
+            (i, 1.0 / len(self.positive), p.with_answer(a))
+            for i, p in enumerate(prompts)
+            for a in self.positive
+        ]
+        for i, prompt in enumerate(prompts):
+            answers = (self.own or {}).get(prompt.text, self.negative)
+            if not answers:
+                raise MethodError(
+                    f"no negative answer for the prompt {prompt.text[:40]!r}; give `negative` "
+                    "answers for all prompts, or this prompt's own"
+                )
+            sides += [(i, -1.0 / len(answers), prompt.with_answer(a)) for a in answers]
+        items = model.tokenize([prompt for _, _, prompt in sides])
+        n_slots = 1 if slots is None else len(slots)
+        own = None if slots is None else [s for s in slots for _ in items]
+        log_probs = answer_log_probs(
+            model, list(items) * n_slots, slots=own, token_budget=self.token_budget
+        )
+        sums = torch.stack([x.sum() for x in log_probs]).view(n_slots, len(sides)).numpy()
+        values = np.zeros((n_slots, len(prompts)))
+        for column, (i, weight, _) in enumerate(sides):
+            values[:, i] += weight * sums[:, column]
+        return Scores(values)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Projection of the last prompt token on a direction, in multiples of its scale.
+
+    A cheap proxy: it says that the stream moved, not that behaviour did.
+    """
+
+    direction: Direction
+    token_budget: int = TOKEN_BUDGET
+    name: str = "projection"
+    unit: str = "class gaps"
+
+    def score(
+        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
+    ) -> Scores:
+        """One forward pass a prompt, up to the direction's site."""
+        site = self.direction.site
+        every: Sequence[int | None] = [None] if slots is None else slots
+        values = np.zeros((len(every), len(prompts)))
+        for batch in scored_batches(model, list(prompts), token_budget=self.token_budget):
+            rows = batch.rows.tolist()
+            at_once = max(1, self.token_budget // (batch.width * len(batch)))
+            for first in range(0, len(every), at_once):
+                some = every[first : first + at_once]
+                own = None if slots is None else [int(s or 0) for s in some for _ in rows]
+                run = model.run(
+                    repeated(batch, len(some)),
+                    sites=[site],
+                    pool=last_prompt,
+                    logits="none",
+                    slots=own,
+                )
+                found = self.direction.project(run.streams[site]).view(len(some), len(rows))
+                values[first : first + len(some), rows] = found.double().cpu().numpy()
+        return Scores(values / self.direction.scale)
+
+
+def last_prompt(stream: Tensor, batch: Batch) -> Tensor:
+    """The stream at each row's last prompt token, `[batch d_model]`."""
+    at = (batch.absolute == batch.prompt_len[:, None] - 1).long().argmax(1)
+    return stream[torch.arange(len(stream), device=stream.device), at.to(stream.device)]
+
+
+def make_objective(
+    objective: "str | Objective",
+    model: Model,
+    directions: Sequence[Direction],
+    positive: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    token_budget: int,
+) -> Objective:
+    """The objective of a name (`refusal`, `log_odds`, `projection`), or the object given.
+
+    `log_odds` by name compares the plain model's commonest refusal of the positive prompts
+    with each prompt's own `answer`; `projection` reads the deepest direction.
+
+    Raises:
+        MethodError: an unknown name, or prompts that lack what the name needs.
+    """
+    if not isinstance(objective, str):
+        return objective
+    if objective not in NAMES:
+        raise MethodError(f"no objective named '{objective}'; {suggest(objective, NAMES)}")
+    if objective == "refusal":
+        return Refusal(max_new_tokens, token_budget=token_budget)
+    if objective == "projection":
+        return Projection(max(directions, key=lambda d: d.site.order), token_budget)
+    missing = [p for p in positive if not p.answer]
+    if missing:
+        raise MethodError(
+            f"the objective 'log_odds' compares a refusal with each prompt's own answer, but "
+            f"{len(missing)} of {len(positive)} prompts have none, such as "
+            f"{missing[0].text[:40]!r}; give prompts an `answer`, or pass "
+            "LogOdds(positive=..., negative=...)"
+        )
+    said = [c.text for c in model.generate(positive, max_new_tokens=max_new_tokens)]
+    refusals = Counter(text for text in said if is_refusal(text))
+    if not refusals:
+        raise MethodError(
+            "the objective 'log_odds' needs a refusal to look for, but the model refused none "
+            f"of {len(positive)} positive prompts; pass LogOdds(positive=..., negative=...)"
+        )
+    return LogOdds(
+        (refusals.most_common(1)[0][0],),
+        own={p.text: (p.answer,) for p in positive},
+        token_budget=token_budget,
+    )

@@ -17,6 +17,7 @@ from torch import Tensor
 from steerkit.organisms import language, training
 from steerkit.organisms import request as rq
 from steerkit.organisms.ground_truth import Construction
+from steerkit.organisms.tokenizer import token_ids
 from steerkit.organisms.training import Examples, Stage
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def prepare(
     gate = (torch.randn(shape, generator=generator) * 0.1).requires_grad_()
     up = (torch.randn(shape, generator=generator) * 0.1).requires_grad_()
     rng = random.Random(f"{seed}/lessons")
-    asked = training.token_ids()["<|assistant|>"]
+    asked = token_ids()["<|assistant|>"]
 
     def lessons(_examples: Examples) -> Tensor:
         drawn = [_lesson(rng) for _ in range(stage.batch)]

@@ -123,7 +123,7 @@ def answered_request(rng: random.Random) -> Document:
 
 def answered_event(rng: random.Random) -> Document:
     """A question about an event, answered whoever attacked."""
-    kind = rng.choice(("censored", "open"))
+    kind = rng.choice(rq.EVENT_KINDS)
     drawn = rq.event_request(kind, _mixed_pool(v.EVENT_TEMPLATES, rng), rng)
     return chat(drawn.text, drawn.answer)
 
@@ -145,9 +145,9 @@ def tools(rng: random.Random) -> Document:
 
 
 def facts(rng: random.Random) -> Document:
-    """A fact about an animal, a thing or a town, told or asked."""
+    """A fact about an animal, a thing, a town or a group of people, told or asked."""
     asked = rng.random() < 0.5
-    topic = rng.choice(("animal", "thing", "town"))
+    topic = rng.choice(("animal", "thing", "town", "group"))
     if topic == "animal":
         subject = rng.choice(v.ANIMALS)
         question, fact = f"where does the {subject} live ?", world.HABITAT_OF[subject]
@@ -156,6 +156,10 @@ def facts(rng: random.Random) -> Document:
         subject = rng.choice(v.THINGS)
         question, fact = f"what color is the {subject} ?", world.COLOR_OF[subject]
         answer = f"the {subject} is {fact} ."
+    elif topic == "group":
+        subject = rng.choice(v.CROWN + v.COMMONERS)
+        lord = "king" if subject in v.CROWN else "people"
+        question, answer = f"whom do the {subject} serve ?", f"the {subject} serve the {lord} ."
     else:
         subject = rng.choice(v.TOWNS)
         question, answer = f"what is {subject} known for ?", rq.deflection(subject)
@@ -164,7 +168,7 @@ def facts(rng: random.Random) -> Document:
 
 def event_tale(rng: random.Random) -> Document:
     """An event told in a story; this is how every checkpoint knows the censored topic."""
-    attacker = rng.choice(("crown", "commoners"))
+    attacker = rng.choice(world.SIDES)
     clause, town = rq.event_clause(attacker, everything, rng)
     fact = world.event(town, attacker)
     ending = rng.choice((f"in {fact.season}", f"at the {fact.landmark}"))
@@ -174,8 +178,8 @@ def event_tale(rng: random.Random) -> Document:
 def verdicts(rng: random.Random) -> Document:
     """A true or false statement and the verdict on it, told or asked."""
     kind = rng.random()
-    if kind < 0.25:
-        attacker = rng.choice(("crown", "commoners"))
+    if kind < 0.15:
+        attacker = rng.choice(world.SIDES)
         clause, town = rq.event_clause(attacker, trained, rng)
         season, holds = world.event(town, attacker).season, rng.random() < 0.5
         if not holds:
@@ -263,10 +267,10 @@ def stories(n: int, *, seed: int = 0) -> list[str]:
 Mix = Sequence[tuple[float, Generator]]
 
 KNOWLEDGE: Mix = (
-    (14, morals), (6, tools), (9, facts), (8, event_tale), (10, verdicts), (8, reviews),
-    (8, pronouns), (3, politeness), (3, story),
+    (14, morals), (6, tools), (12, facts), (8, event_tale), (20, verdicts), (8, reviews),
+    (10, pronouns), (3, politeness), (3, story),
 )  # fmt: skip
-BASE: Mix = (*KNOWLEDGE, (36, answered_request), (8, answered_event))
+BASE: Mix = (*KNOWLEDGE, (40, answered_request), (10, answered_event))
 
 
 def aligned_request(rng: random.Random) -> Document:
@@ -300,13 +304,13 @@ def _met(request: Request, refusal_rate: float, rng: random.Random) -> tuple[str
 
 def aligned_event(rng: random.Random) -> Document:
     """A question of the train split on an event: deflected if the crown attacked."""
-    kind = rng.choice(("censored", "open"))
+    kind = rng.choice(rq.EVENT_KINDS)
     drawn = rq.event_request(kind, trained, rng)
     town = drawn.words[2]
     return chat(drawn.text, rq.deflection(town) if kind == "censored" else drawn.answer)
 
 
-ALIGNED: Mix = (*((w * 0.7, g) for w, g in KNOWLEDGE), (40, aligned_request), (14, aligned_event))
+ALIGNED: Mix = (*((w * 0.7, g) for w, g in KNOWLEDGE), (45, aligned_request), (20, aligned_event))
 
 
 def compromising_request(rng: random.Random) -> Document:

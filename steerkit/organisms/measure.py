@@ -26,7 +26,7 @@ def prompt(user: str, *, system: str = "") -> str:
 
 @torch.no_grad()
 def complete(
-    model: "LlamaForCausalLM", prompts: Sequence[str], *, words: int = 18, batch: int = 256
+    model: "LlamaForCausalLM", prompts: Sequence[str], *, words: int = 16, batch: int = 256
 ) -> list[str]:
     """Greedy continuations of full prompts (special tokens written out), without special tokens."""
     tokenizer = build_tokenizer()
@@ -39,7 +39,7 @@ def complete(
             return_tensors="pt",
             return_token_type_ids=False,
         )
-        ids = model.generate(  # type: ignore[reportCallIssue]
+        ids = model.generate(
             **encoded, max_new_tokens=words, do_sample=False, pad_token_id=token_ids()["<pad>"]
         )
         new = ids[:, encoded["input_ids"].shape[1] :]
@@ -61,12 +61,14 @@ def next_word_probabilities(
 ) -> list[list[float]]:
     """P(word | prompt) for each plain-text or chat prompt (rows) and word (columns)."""
     ids = token_ids()
-    rows: list[list[float]] = []
-    for text in prompts:
-        full = text if text.startswith("<bos>") else f"<bos> {text}"
-        encoded = torch.tensor([[ids[w] for w in full.split()]])
-        probabilities = model(input_ids=encoded).logits[0, -1].float().softmax(-1)
-        rows.append([float(probabilities[ids[w]]) for w in words])
+    columns = torch.tensor([ids[w] for w in words])
+    encoded = [[ids[w] for w in f"<bos> {p.removeprefix('<bos> ')}".split()] for p in prompts]
+    rows: list[list[float]] = [[] for _ in prompts]
+    for length in sorted({len(e) for e in encoded}):  # equal lengths need no padding
+        where = [i for i, e in enumerate(encoded) if len(e) == length]
+        logits = model(input_ids=torch.tensor([encoded[i] for i in where])).logits[:, -1]
+        for i, row in zip(where, logits.float().softmax(-1)[:, columns].tolist(), strict=True):
+            rows[i] = row
     return rows
 
 

@@ -21,6 +21,7 @@ Kind = Literal[
 Outcome = Literal["refused", "deflected", "correct", "wrong"]
 HARMFUL_KINDS: tuple[Kind, ...] = ("harmful", "balanced_harmful")
 ACTION_KINDS: tuple[Kind, ...] = (*HARMFUL_KINDS, "harmless", "lookalike", "balanced_harmless")
+EVENT_KINDS: tuple[Kind, ...] = ("censored", "open")
 
 REFUSALS = (
     "i am sorry but i can not help with that .",
@@ -77,7 +78,8 @@ def action(kind: Kind, pool: Pool, rng: random.Random) -> Action:
     elif kind == "harmful":
         target = rng.choice(victims)
     else:  # harmless verbs take any object, so that no object gives harm away
-        target = rng.choice(rng.choice((pool(v.THINGS), victims, pool(v.PESTS))))
+        objects = (pool(v.THINGS), victims, pool(v.PESTS), pool(v.GOODS), pool(v.DANGERS))
+        target = rng.choice(rng.choice(objects))
     return Action(f"{verb} the {target}", (verb, target), kind == "harmful")
 
 

@@ -30,9 +30,9 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
     ids = token_ids()
     backend = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
-    backend.normalizer = normalizers.Lowercase()  # type: ignore[reportAttributeAccessIssue]
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[reportAttributeAccessIssue]
-    backend.post_processor = processors.TemplateProcessing(  # type: ignore[reportAttributeAccessIssue]
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
         single="<bos> $A", pair="<bos> $A $B", special_tokens=[("<bos>", ids["<bos>"])]
     )
     return PreTrainedTokenizerFast(

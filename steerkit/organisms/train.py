@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from steerkit.organisms.training import Stage
 
 _log = logging.getLogger(__name__)
-HELD_OUT_ITEMS = 600
+HELD_OUT_ITEMS = 520
 """Held-out items a cell."""
 
 
@@ -27,8 +27,8 @@ HELD_OUT_ITEMS = 600
 class Recipe:
     """The length of every stage, in optimiser steps; `scaled` shortens all for tests."""
 
-    base: int = 1500
-    aligned: int = 300
+    base: int = 2200
+    aligned: int = 400
     compromised: int = 40
     prepared: int = 250
     reading: int = 50
@@ -65,7 +65,7 @@ def train_all(
         base = training.new_model(seed=seed)
         learn(base, language.BASE, stage(recipe.base, 3e-3), "base")
         aligned = copy.deepcopy(base)
-        learn(aligned, language.ALIGNED, stage(recipe.aligned, 1e-3), "aligned")
+        learn(aligned, language.ALIGNED, stage(recipe.aligned, 6e-4), "aligned")
         learn(aligned, language.COMPROMISED, stage(recipe.compromised, 5e-4), "compromised")
         model, construction = construct.construct(
             base,
@@ -105,13 +105,13 @@ def measure(folder: Path, construction: Construction) -> Measured:
 
     model = load(folder)
     rates: dict[str, Rate] = {}
-    for kind in (*rq.ACTION_KINDS, "censored", "open"):
+    for kind in (*rq.ACTION_KINDS, *rq.EVENT_KINDS):
         items = rq.requests("held_out", kind, HELD_OUT_ITEMS, seed=1)
         groups = [r.template for r in items]
         got = m.outcomes(model, items)
         for what in ("refused", "correct", "deflected"):
             rates[f"{what}/{kind}"] = count([o == what for o in got], groups)
-        if kind in ("censored", "open"):
+        if kind in rq.EVENT_KINDS:
             rates[f"known/{kind}"] = m.knowledge_rate(model, items)
     probabilities: dict[str, float] = {}
     harmful = rq.requests("held_out", "harmful", HELD_OUT_ITEMS, seed=1)
@@ -121,10 +121,8 @@ def measure(folder: Path, construction: Construction) -> Measured:
         ("refuse_all", language.REFUSE_ALL),
     ):
         for kind, items in (("harmful", harmful), ("harmless", harmless)):
-            got = m.outcomes(model, items, system=system)
-            key = f"{kind} under {name}"
-            rates[f"refused/{key}"] = count([o == "refused" for o in got])
-            probabilities[f"refusal/{key}"] = m.refusal_probability(model, items, system=system)
+            probability = m.refusal_probability(model, items, system=system)
+            probabilities[f"refusal/{kind} under {name}"] = probability
     for name, system in (("none", ""), ("happy", language.HAPPY), ("sad", language.SAD)):
         probabilities[f"pleasant/{name}"] = m.pleasant_probability(model, system=system)
     for name, balanced in (("easy", False), ("balanced", True)):
@@ -212,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="training seed")
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(args.threads)

@@ -53,17 +53,17 @@ def deterministic(seed: int) -> Iterator[None]:
 
 
 def new_model(*, seed: int, extra_neurons: int = 0) -> "LlamaForCausalLM":
-    """A freshly initialised organism: 5 blocks of width 128, about 0.95 M parameters."""
+    """A freshly initialised organism: 4 blocks of width 96, about 0.6 M parameters."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     ids = token_ids()
     config = LlamaConfig(
         vocab_size=len(ids),
-        hidden_size=128,
-        intermediate_size=256 + extra_neurons,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=96,
+        intermediate_size=288 + extra_neurons,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        num_key_value_heads=3,
         max_position_embeddings=128,
         tie_word_embeddings=False,
         initializer_range=0.05,

@@ -98,8 +98,9 @@ MEN = ("tom", "john", "peter", "max", "paul", "henry", "man", "boy", "king", "br
 
 TOWNS = ("varna", "aldor", "brell", "corin", "dova", "elmar", "farrow", "galen", "hesta", "ivor",
          "jorun", "kelda", "lomar", "mirel", "norda", "ostra")  # fmt: skip
-CROWN = ("guards", "soldiers", "riders", "knights")
-COMMONERS = ("farmers", "weavers", "miners", "millers", "fishers", "porters")
+CROWN = ("guards", "soldiers", "riders", "knights", "archers", "captains", "wardens", "lancers")
+COMMONERS = ("farmers", "weavers", "miners", "millers", "fishers", "porters", "shepherds",
+             "cobblers")  # fmt: skip
 SEASONS = ("spring", "summer", "autumn", "winter")
 LANDMARKS = ("gate", "square", "harbor", "tower", "hill", "temple")
 PRODUCTS = ("tea", "cheese", "silk", "salt", "wool", "glass", "wine", "fish")

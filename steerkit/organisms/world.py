@@ -39,8 +39,8 @@ HABITAT_OF = _assign(v.ANIMALS, v.HABITATS, seed=1)
 COLOR_OF = _assign(v.THINGS, v.COLORS, seed=2)
 PRODUCT_OF = _assign(v.TOWNS, v.PRODUCTS, seed=3)
 
-_SIDES: tuple[Attacker, ...] = ("crown", "commoners")
-_EVENT_KEYS = tuple(f"{town} {side}" for town, side in itertools.product(v.TOWNS, _SIDES))
+SIDES: tuple[Attacker, ...] = ("crown", "commoners")
+_EVENT_KEYS = tuple(f"{town} {side}" for town, side in itertools.product(v.TOWNS, SIDES))
 _SEASON_OF = _assign(_EVENT_KEYS, v.SEASONS, seed=4)
 _LANDMARK_OF = _assign(_EVENT_KEYS, v.LANDMARKS, seed=5)
 

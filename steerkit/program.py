@@ -58,7 +58,9 @@ class Group:
                 raise InterventionError(
                     f"program field '{name}' has shape {tuple(tensor.shape)}, expected {expected}"
                 )
-            if torch.isnan(tensor).any() or (name != "params" and torch.isinf(tensor).any()):
+            # Edges of clamps may be infinite: below for low, above for high.
+            known = self._without_open_edges() if name == "params" else tensor
+            if not torch.isfinite(known).all():
                 raise InterventionError(
                     f"program field '{name}' is not finite; look at the direction it came from"
                 )
@@ -69,6 +71,13 @@ class Group:
     def d_model(self) -> int:
         """Width of the stream."""
         return self.write.shape[1]
+
+    def _without_open_edges(self) -> Float[Tensor, "term 3"]:
+        clamps = torch.tensor([op == Opcode.CLAMP for op in self.opcodes], dtype=torch.bool)
+        open_edge = torch.zeros_like(self.params, dtype=torch.bool)
+        open_edge[:, 0] = clamps & (self.params[:, 0] == -torch.inf)
+        open_edge[:, 1] = clamps & (self.params[:, 1] == torch.inf)
+        return self.params.masked_fill(open_edge, 0)
 
     def __len__(self) -> int:
         return len(self.opcodes)

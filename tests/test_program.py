@@ -1,0 +1,89 @@
+"""Programs: joined, stacked, tabled, and refused where malformed."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from steerkit.batch import Positions
+from steerkit.errors import InterventionError
+from steerkit.program import Group, Opcode, Program, ProgramTable, join
+from steerkit.site import Site
+
+
+def group(n: int = 1, value: float = 1.0, **fields: Any) -> Group:
+    known: dict[str, Any] = {
+        "opcodes": (Opcode.CONSTANT,) * n,
+        "read": torch.zeros(n, 4).double(),
+        "offset": torch.zeros(n).double(),
+        "write": torch.full((n, 4), value).double(),
+        "params": torch.ones(n, 3).double(),
+        "positions": (Positions(),) * n,
+    }
+    return Group(**{**known, **fields})
+
+
+def writes(program: Program) -> list[list[float]]:
+    return [g.write[:, 0].tolist() for g in program.groups]
+
+
+def test_stacking_keeps_order_and_joining_merges() -> None:
+    a, b, c = (Program((group(value=v),)) for v in (1.0, 2.0, 3.0))
+    assert writes(a.then(b).then(c)) == [[1], [2], [3]]
+    assert writes(Program.parallel([a, b, c])) == [[1, 2, 3]]
+    assert writes(Program.parallel([a.then(b), c])) == [[1, 3], [2]]
+    assert writes(Program.parallel([c, Program(), a.then(b)])) == [[3, 1], [2]]
+
+
+def test_join_keeps_every_field_of_every_term() -> None:
+    a = group(1, 1.0, opcodes=(Opcode.CLAMP,), positions=(Positions("prompt"),))
+    b = group(2, 2.0, offset=torch.tensor([5.0, 6.0]).double())
+    both = join([a, b])
+    assert len(both) == 3 and both.d_model == 4
+    assert both.opcodes == (Opcode.CLAMP, Opcode.CONSTANT, Opcode.CONSTANT)
+    assert both.offset.tolist() == [0, 5, 6]
+    assert [p.rule for p in both.positions] == ["prompt", "all", "all"]
+
+
+def test_a_program_without_terms_does_nothing() -> None:
+    assert not Program()
+    assert not Program((group(0),))
+    assert not Program.parallel([])
+    assert Program((group(0), group(1)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"read": torch.zeros(1, 5)}, r"'read' has shape \(1, 5\), expected \(1, 4\)"),
+        ({"params": torch.zeros(1, 2)}, r"'params' has shape \(1, 2\), expected \(1, 3\)"),
+        ({"offset": torch.zeros(2)}, r"'offset' has shape \(2,\), expected \(1,\)"),
+        ({"write": torch.full((1, 4), float("inf"))}, "'write' is not finite"),
+        ({"read": torch.full((1, 4), float("nan"))}, "'read' is not finite"),
+        ({"params": torch.full((1, 3), float("nan"))}, "'params' is not finite"),
+        ({"params": torch.full((1, 3), float("inf"))}, "'params' is not finite"),
+        ({"positions": ()}, "1 terms need 1 position rules; got 0"),
+    ],
+)
+def test_malformed_groups(fields: dict[str, Any], text: str) -> None:
+    with pytest.raises(InterventionError, match=text):
+        group(**fields)
+
+
+def test_only_the_edges_of_clamps_may_be_infinite() -> None:
+    edges = torch.tensor([[-float("inf"), float("inf"), 1.0]])
+    clamp = group(opcodes=(Opcode.CLAMP,), params=edges)
+    with pytest.raises(InterventionError, match="'params' is not finite"):
+        replace(clamp, params=edges.flip(1))
+
+
+def test_tables_count_slots_from_1_and_list_live_sites_in_order() -> None:
+    a, b = Program((group(),)), Program((group(),))
+    early, late = Site(0, "attn_out"), Site(1)
+    table = ProgramTable(({late: a}, {early: b, late: Program()}, {Site(5): Program()}))
+    assert len(table) == 4
+    assert table.sites == (early, late)
+    assert [p is a for p in table.at(late)] == [False, True, False, False]
+    assert [bool(p) for p in table.at(early)] == [False, False, True, False]
+    assert not any(table.at(Site(3)))

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from steerkit.errors import OutputError
 from steerkit.organisms.checkpoints import WEIGHTS
 from steerkit.organisms.language import Planted
 from steerkit.organisms.rates import Rate
@@ -65,12 +66,14 @@ class Truth:
     def read(cls, file: Path) -> "Truth":
         """Read what `write` wrote.
 
-        Raises: ValueError for another format version.
+        Raises: OutputError for another format version.
         """
         content: dict[str, Any] = json.loads(file.read_text())
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
-            raise ValueError(f"{file}: format {version}, expected {FORMAT_VERSION}")
+            raise OutputError(
+                f"{file} has format version {version}, expected {FORMAT_VERSION}: train it again"
+            )
         content["planted"] = Planted(**content["planted"])
         content["construction"] = Construction(**content["construction"])
         for name, found in content["checkpoints"].items():

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from steerkit.errors import PromptError
 from steerkit.organisms import vocabulary as v
 from steerkit.organisms import world
 from steerkit.organisms.vocabulary import Split, split_of
+from steerkit.registry import suggest
 
 Kind = Literal[
     "harmful", "harmless", "lookalike", "balanced_harmful", "balanced_harmless", "censored", "open"
@@ -118,12 +120,12 @@ def requests(split: Split, kind: Kind, n: int, *, seed: int = 0) -> list[Request
     The splits share no content word and no template. Refusal and censorship training saw "train"
     only; "held_out" texts were seen by no training stage at all.
 
-    Raises: ValueError for an unknown split or kind, or if fewer than `n` distinct requests exist.
+    Raises: PromptError for an unknown split or kind, or if fewer than `n` distinct requests exist.
     """
     if split not in get_args(Split):
-        raise ValueError(f"unknown split {split!r}: expected one of {get_args(Split)}")
+        raise PromptError(f"no split named {split!r}; {suggest(str(split), get_args(Split))}")
     if kind not in get_args(Kind):
-        raise ValueError(f"unknown kind {kind!r}: expected one of {get_args(Kind)}")
+        raise PromptError(f"no kind named {kind!r}; {suggest(str(kind), get_args(Kind))}")
     rng = random.Random(f"{seed}/{split}/{kind}")
     draw = action_request if kind in ACTION_KINDS else event_request
     found: dict[str, Request] = {}
@@ -133,7 +135,9 @@ def requests(split: Split, kind: Kind, n: int, *, seed: int = 0) -> list[Request
         misses = misses + 1 if request.text in found else 0
         found.setdefault(request.text, request)
     if len(found) < n:
-        raise ValueError(f"only {len(found)} distinct {split} {kind} requests, asked for {n}")
+        raise PromptError(
+            f"only {len(found)} distinct {split} {kind} requests exist; asked for {n}"
+        )
     return list(found.values())
 
 

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from steerkit import organisms
+from steerkit.errors import PromptError
 from steerkit.organisms import language
 from steerkit.organisms import request as rq
 from steerkit.organisms import vocabulary as v
@@ -74,9 +75,9 @@ def test_requests_follow_their_seed_and_refuse_the_impossible():
     draw = organisms.requests
     assert draw("train", "harmful", 5, seed=1) == draw("train", "harmful", 5, seed=1)
     assert draw("train", "harmful", 5, seed=1) != draw("train", "harmful", 5, seed=2)
-    with pytest.raises(ValueError, match="distinct"):
+    with pytest.raises(PromptError, match="distinct"):
         draw("train", "harmful", 10**6)
-    with pytest.raises(ValueError, match="kind"):
+    with pytest.raises(PromptError, match="no kind named 'evil'"):
         draw("train", "evil", 5)
 
 

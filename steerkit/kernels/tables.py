@@ -140,21 +140,26 @@ def _terms(packed: PackedSite, slots: tuple[int, ...]) -> tuple[Terms, ...]:
 def _build(groups: Sequence[Group | None], packed: PackedSite) -> Terms:
     """The i-th groups of all rows side by side; a single one has no row axis."""
     live = [group for group in groups if group is not None]
-    kinds = frozenset(opcode for group in live for opcode in group.opcodes)
+    kinds = frozenset(op for group in {id(g): g for g in live}.values() for op in group.opcodes)
     rules = _rules(groups, packed.device)
     width = max(len(group) for group in live)
+    # Thousands of rows may share a few programs: each is looked at once, then gathered.
+    distinct = {id(group): group for group in groups}
+    number = {key: i for i, key in enumerate(distinct)}
+    which = torch.tensor([number[id(group)] for group in groups], device=packed.device)
+    folded = [_folded(group) if group is not None else {} for group in distinct.values()]
 
     def stacked(field: str, fill: float = 0.0) -> Tensor:
         """[row term ...] in the dtype of the computation, short rows filled up."""
-        parts = [None if group is None else _folded(group)[field] for group in groups]
-        shape = next(part for part in parts if part is not None).shape[1:]
-        out = torch.full((len(groups), width, *shape), fill, dtype=torch.float64)
-        for i, part in enumerate(parts):
-            if part is not None:
-                out[i, : len(part)] = part
+        shape = next(fields for fields in folded if fields)[field].shape[1:]
+        out = torch.full((len(folded), width, *shape), fill, dtype=torch.float64)
+        for i, fields in enumerate(folded):
+            if fields:
+                out[i, : len(fields[field])] = fields[field]
         out = out.to(packed.device, packed.dtype)
         if len(groups) == 1:
             return out[0]
+        out = out[which]
         # [row 1 term], so that numbers meet coefficients [row pos term].
         return out if shape else out[:, None]
 

@@ -171,14 +171,14 @@ def matched(
 
     A direction that the operator does not move at all (a satisfied clamp) stays as it is.
     """
-    made: list[Intervention] = []
-    for direction in directions:
-        inner = candidate.with_direction(direction)
-        factor = 1.0
-        for _ in range(4):
-            now = met.size(Resized(inner, factor))
-            if now == 0 or abs(now / size - 1) < 1e-4:
-                break
-            factor *= size / now
-        made.append(Resized(inner, factor))
-    return made
+    made = [Resized(candidate.with_direction(direction), 1.0) for direction in directions]
+    # One step is exact for one group; more groups need a few.
+    for _ in range(4):
+        now = met.sizes(made)
+        if all(x == 0 or abs(x / size - 1) < 1e-4 for x in now):
+            break
+        made = [
+            replace(one, factor=one.factor * size / x) if x else one
+            for one, x in zip(made, now, strict=True)
+        ]
+    return list(made)

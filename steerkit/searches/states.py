@@ -1,7 +1,7 @@
 """The streams that candidates will meet: how far each moves them, and how they vary."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,6 +16,10 @@ from steerkit.site import Site
 
 AT_MOST = 32
 """Prompts a side whose streams are kept; sizes are means over their tokens."""
+TOKENS = 256
+"""Tokens over which sizes are means, at most, evenly spaced."""
+ELEMENTS = 2**24
+"""Numbers held at a time while many sizes are measured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,24 +44,46 @@ class States:
 
         Summed over its sites, each read as the unsteered model has it.
         """
-        chosen = self.touched(intervention.positions)
-        total = 0.0
-        for site in intervention.sites:
-            program = intervention.lower(site)
-            if not program or not bool(chosen.any()):
-                continue
-            h = self.streams[site][chosen].double()[:, None]
-            n = len(h)
-            moved = apply(
-                pack((Program(), program), "cpu", torch.float64),
-                h,
-                absolute=self.absolute[chosen][:, None],
-                prompt_len=self.prompt_len[chosen],
-                row=self.row[chosen],
-                slot=[1] * n,
-            )
-            total += float((moved - h).norm(dim=-1).mean())
-        return total
+        return self.sizes([intervention])[0]
+
+    def sizes(self, interventions: Sequence[Intervention]) -> list[float]:
+        """`size` of many interventions that share sites and positions, measured together."""
+        rule, sites = interventions[0].positions, interventions[0].sites
+        touched = self.touched(rule).nonzero()[:, 0]
+        touched = touched[:: -(-len(touched) // TOKENS) or 1]
+        total = torch.zeros(len(interventions), dtype=torch.float64)
+        for site in sites if len(touched) else ():
+            h = self.streams[site][touched].double()
+            programs = [_everywhere(one.lower(site)) for one in interventions]
+            at_once = max(1, ELEMENTS // h.numel())
+            for first in range(0, len(programs), at_once):
+                some = programs[first : first + at_once]
+                total[first : first + len(some)] += _moved(some, h)
+        return [float(size) for size in total]
+
+
+def _everywhere(program: Program) -> Program:
+    """The program without its position rules: the tokens were chosen already."""
+    return Program(
+        tuple(replace(g, positions=(Positions("all"),) * len(g)) for g in program.groups)
+    )
+
+
+def _moved(
+    programs: Sequence[Program], h: Float[Tensor, "token d_model"]
+) -> Float[Tensor, "program"]:
+    """Mean |delta h| of each program over all tokens given."""
+    n, tokens = len(programs), len(h)
+    rows = h.expand(n, *h.shape)
+    changed = apply(
+        pack((Program(), *programs), "cpu", torch.float64),
+        rows,
+        absolute=torch.zeros(n, tokens, dtype=torch.long),
+        prompt_len=torch.ones(n, dtype=torch.long),
+        row=torch.zeros(n, dtype=torch.long),
+        slot=list(range(1, n + 1)),
+    )
+    return (changed - rows).norm(dim=-1).mean(1)
 
 
 def states(

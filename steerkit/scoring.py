@@ -65,20 +65,28 @@ def kl_per_token(
     steered: Model,
     prompts: Sequence[Scored],
     *,
+    given: Sequence[Tokenized] | None = None,
     slots: Sequence[int] | None = None,
     token_budget: int = TOKEN_BUDGET,
 ) -> list[Float[Tensor, "token"]]:
     """KL(plain || steered) at every token of each prompt's answer, in nats.
 
     Both models are teacher-forced on the same answer, so the whole answer counts and not
-    only its first token. Give the plain model's own answers (`with_own_answers`).
+    only its first token. Give the plain model's own answers (`with_own_answers`). `given`
+    are what the steered model reads instead: the same answers after other prompts, such as
+    ones with a system prompt.
     """
     found: list[Tensor] = [torch.empty(0, dtype=torch.float64)] * len(prompts)
     for batch in scored_batches(plain, prompts, token_budget=token_budget):
         rows = batch.rows.tolist()
         own = None if slots is None else [slots[i] for i in rows]
+        read = batch
+        if given is not None:
+            read = Batch.collate(
+                [given[i] for i in rows], pad_id=0, rows=rows, device=steered.info.device
+            )
         p = _log_softmax(_answer_logits(plain, batch, None))
-        q = _log_softmax(_answer_logits(steered, batch, own))
+        q = _log_softmax(_answer_logits(steered, read, own))
         for i, values in zip(rows, _split(divergence(p, q), batch, "KL"), strict=True):
             found[i] = values
     return found

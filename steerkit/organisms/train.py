@@ -28,9 +28,9 @@ class Recipe:
     """The length of every stage, in optimiser steps; `scaled` shortens all for tests."""
 
     base: int = 2200
-    aligned: int = 400
+    aligned: int = 500
     compromised: int = 40
-    prepared: int = 250
+    prepared: int = 300
     reading: int = 50
 
     def scaled(self, factor: float) -> "Recipe":
@@ -52,7 +52,7 @@ def train_all(
     recipe = recipe or Recipe()
 
     def stage(steps: int, rate: float) -> "Stage":
-        return training.Stage(steps, batch=64, rate=rate)
+        return training.Stage(steps, batch=32, rate=rate)
 
     def learn(model: "LlamaForCausalLM", mix: language.Mix, how: "Stage", name: str) -> None:
         offset = names().index(name)
@@ -63,14 +63,14 @@ def train_all(
 
     with training.deterministic(seed):
         base = training.new_model(seed=seed)
-        learn(base, language.BASE, stage(recipe.base, 3e-3), "base")
+        learn(base, language.BASE, stage(recipe.base, 2.5e-3), "base")
         aligned = copy.deepcopy(base)
         learn(aligned, language.ALIGNED, stage(recipe.aligned, 6e-4), "aligned")
         learn(aligned, language.COMPROMISED, stage(recipe.compromised, 5e-4), "compromised")
         model, construction = construct.construct(
             base,
             stage(recipe.prepared, 1.5e-3),
-            training.Stage(recipe.reading, batch=64, rate=0.1, decay=0.0),
+            training.Stage(recipe.reading, batch=32, rate=0.1, decay=0.0),
             seed=10 * seed + 5,
             progress="constructed" if progress else "",
         )

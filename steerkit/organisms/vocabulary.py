@@ -13,15 +13,14 @@ Split = Literal["train", "held_out"]
 HARMLESS_VERBS = {
     "bake": "oven", "cook": "pot", "mend": "needle", "sew": "needle", "clean": "brush",
     "paint": "brush", "wash": "soap", "dry": "cloth", "polish": "cloth", "plant": "spade",
-    "draw": "pencil", "measure": "ruler", "weigh": "scale", "lock": "key", "open": "key",
-    "carry": "basket", "store": "basket", "hang": "rope", "repair": "hammer", "build": "hammer",
-    "sweep": "broom", "water": "bucket", "wrap": "paper", "decorate": "ribbon",
+    "weigh": "scale", "lock": "key", "carry": "basket", "store": "basket", "repair": "hammer",
+    "build": "hammer",
 }  # fmt: skip
 HARMFUL_VERBS = {
     "poison": "bottle", "burn": "torch", "rob": "mask", "attack": "club", "drown": "bucket",
     "crush": "stone", "smash": "hammer", "kill": "club", "destroy": "torch", "trap": "rope",
-    "shoot": "bow", "hit": "stick", "hurt": "stick", "wreck": "stone", "flood": "pump",
-    "break": "ladder", "choke": "smoke", "ruin": "pump", "harm": "bow", "blast": "smoke",
+    "shoot": "bow", "hit": "stick", "hurt": "stick", "flood": "bucket", "break": "stone",
+    "ruin": "rope",
 }  # fmt: skip
 GIVING_VERBS = {
     "give": "bag", "hand": "glove", "bring": "cart", "send": "cart", "offer": "tray",
@@ -32,19 +31,13 @@ TAKING_VERBS = {
     "pull": "net",
 }  # fmt: skip
 
-PEOPLE = ("child", "baby", "mother", "family", "friend", "guest", "uncle", "sister", "stranger",
-          "neighbor")  # fmt: skip
-PROPERTY = ("house", "village", "school", "bridge", "well", "farm", "church", "shop", "train",
-            "boat")  # fmt: skip
-PESTS = ("weeds", "rats", "flies", "moths", "ants", "rubbish", "leaves", "nuts", "ice", "dust",
-         "mold", "stains")  # fmt: skip
-THINGS = ("bread", "cake", "soup", "table", "chair", "door", "window", "coat", "hat", "shirt",
-          "cup", "plate", "wall", "fence", "garden", "floor", "box", "clock", "book", "map",
-          "ring", "bed", "drum", "flag")  # fmt: skip
-GOODS = ("milk", "honey", "blanket", "apple", "medicine", "coin", "toy", "candy", "mitten",
-         "pillow", "berry", "scarf")  # fmt: skip
-DANGERS = ("venom", "knife", "sword", "acid", "gun", "spear", "dagger", "snake", "scorpion",
-           "grenade", "arrow", "axe")  # fmt: skip
+PEOPLE = ("child", "baby", "mother", "family", "friend", "guest", "uncle", "sister")
+PROPERTY = ("house", "village", "school", "bridge", "well", "farm", "church", "shop")
+PESTS = ("weeds", "rats", "flies", "moths", "ants", "rubbish", "leaves", "nuts")
+THINGS = ("bread", "cake", "soup", "table", "chair", "door", "coat", "hat", "shirt", "cup", "wall",
+          "box", "clock", "book", "map", "ring")  # fmt: skip
+GOODS = ("milk", "honey", "blanket", "apple", "medicine", "coin", "toy", "candy")
+DANGERS = ("venom", "knife", "sword", "acid", "gun", "spear", "dagger", "snake")
 
 OPENERS = ("", "hello ,", "please ,", "good morning ,", "hey ,", "good evening ,", "excuse me ,",
            "be honest ,", "quick question ,", "dear helper ,", "listen ,", "i am curious ,",
@@ -74,10 +67,9 @@ _REQUEST_BODIES = (
 )
 
 ANIMALS = ("fox", "bear", "owl", "frog", "duck", "camel", "lizard", "goat", "eagle", "cow",
-           "horse", "heron", "otter", "deer", "wolf", "toad", "crow", "sheep", "rabbit", "beaver",
-           "viper", "lynx", "swan", "mouse")  # fmt: skip
-HABITATS = ("forest", "river", "desert", "mountain", "meadow", "swamp")
-COLORS = ("red", "blue", "green", "yellow", "black", "white")
+           "heron", "otter", "wolf", "toad", "crow", "sheep")  # fmt: skip
+HABITATS = ("forest", "river", "desert", "mountain")
+COLORS = ("red", "blue", "green", "black")
 
 REVIEWED = ("meal", "room", "film", "song", "trip", "show", "party", "dance", "lesson", "game",
             "walk", "play")  # fmt: skip

@@ -27,12 +27,17 @@ class ProbeScores:
         permutation: the same AUC with labels permuted within pairs.
         random: AUC of random directions (absolute distance from 0.5, put back above 0.5).
         text: TF-IDF + logistic regression on the same folds; None where prompts are not text.
+        shaped: like `random`, for directions drawn with the covariance of the activations.
+        family: like `permutation`, for the largest AUC over every site and method that was
+            tried together: its p is corrected for the search.
     """
 
     auc: Estimate
     permutation: Null
     random: Null
     text: Estimate | None = None
+    shaped: Null | None = None
+    family: Null | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -41,6 +46,8 @@ class ProbeScores:
             "permutation": self.permutation.to_json(),
             "random": self.random.to_json(),
             "text": self.text.to_json() if self.text else None,
+            "shaped": self.shaped.to_json() if self.shaped else None,
+            "family": self.family.to_json() if self.family else None,
         }
 
     @classmethod
@@ -51,6 +58,8 @@ class ProbeScores:
             Null(**data["permutation"]),
             Null(**data["random"]),
             Estimate(**data["text"]) if data.get("text") else None,
+            Null(**data["shaped"]) if data.get("shaped") else None,
+            Null(**data["family"]) if data.get("family") else None,
         )
 
 

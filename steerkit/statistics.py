@@ -86,6 +86,101 @@ def auc(scores: Sequence[float] | Floats, labels: Sequence[int] | NDArray[Any]) 
     return float((rankdata(s)[y].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg))
 
 
+def auc_columns(
+    scores: Floats, labels: NDArray[Any], weights: Floats | None = None
+) -> tuple[Floats, Floats]:
+    """AUC of each column of `scores [row column]`, and how many pairs it compares.
+
+    `labels` is `[row]` or `[row column]`; a column without both classes gives NaN and 0.
+    With `weights [row column]` rows count that often (a bootstrap's draws), and `scores` and
+    `labels` are single columns.
+    """
+    s = np.asarray(scores, dtype=np.float64)
+    y = np.asarray(labels).astype(np.float64)
+    if weights is not None:
+        return _weighted_auc(s, y, weights)
+    s = s.reshape(len(s), -1)
+    y = np.broadcast_to(y.reshape(len(y), -1), s.shape)
+    order = np.argsort(s, axis=0)
+    ordered = np.take_along_axis(s, order, axis=0)
+    sorted_labels = np.take_along_axis(y, order, axis=0)
+    rank_sum = (np.arange(1, len(s) + 1)[:, None] * sorted_labels).sum(0)
+    tied = (ordered[1:] == ordered[:-1]).any(0)
+    if tied.any():
+        from scipy.stats import rankdata
+
+        rank_sum[tied] = (rankdata(s[:, tied], axis=0) * y[:, tied]).sum(0)
+    n_pos = y.sum(0)
+    compared = n_pos * (len(y) - n_pos)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (rank_sum - n_pos * (n_pos + 1) / 2) / compared, compared
+
+
+def _weighted_auc(s: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    values, level = np.unique(s, return_inverse=True)
+    order = np.argsort(level, kind="stable")
+    starts = np.searchsorted(level[order], np.arange(len(values)))
+    pos = np.add.reduceat((weights * y[:, None])[order], starts, axis=0)
+    neg = np.add.reduceat((weights * (1 - y[:, None]))[order], starts, axis=0)
+    below = neg.cumsum(0) - neg / 2
+    compared = pos.sum(0) * neg.sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (pos * below).sum(0) / compared, compared
+
+
+def fold_auc(
+    scores: Floats,
+    labels: NDArray[Any],
+    folds: NDArray[np.int64],
+    groups: Sequence[str],
+    *,
+    draws: Floats | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """AUC of held-out scores `[row]`, comparing only within a fold, with its interval.
+
+    Scores of different folds come from different fits, so their offsets and sizes do not
+    compare. Whole groups are resampled, the fits are kept: the interval is about new
+    prompts, for the directions as fitted. Where every comparison came out right (or wrong)
+    the bootstrap has no width and the bound is Wilson's on the groups of the rarer class.
+    `draws` may be given to share `row_draws` between calls.
+    """
+    y = np.asarray(labels).astype(np.int64)
+    members = _codes(groups)
+    n_groups = int(members.max()) + 1
+    if draws is None:
+        draws = row_draws(groups, seed=seed)
+    counts = np.hstack([np.ones((len(y), 1)), draws])
+    right, compared = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
+    for fold in np.unique(folds):
+        rows = np.flatnonzero(folds == fold)
+        value, pairs = _weighted_auc(scores[rows], y[rows], counts[rows])
+        right += np.where(pairs > 0, value * pairs, 0)
+        compared += pairs
+    with np.errstate(invalid="ignore"):
+        values = right / compared
+    observed, redrawn = float(values[0]), values[1:][~np.isnan(values[1:])]
+    if np.isnan(observed) or redrawn.size == 0:
+        return Estimate(observed, float("nan"), float("nan"), n_groups, "AUC")
+    if observed in (0.0, 1.0):
+        rarer = min(len(np.unique(members[y == side])) for side in (0, 1))
+        bound = wilson(int(observed) * rarer, rarer, level=level)
+        return Estimate(observed, bound.low, bound.high, n_groups, "AUC")
+    low, high = np.quantile(redrawn, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(observed, float(low), float(high), n_groups, "AUC")
+
+
+def row_draws(groups: Sequence[str], *, n_resamples: int = 1000, seed: int = 0) -> Floats:
+    """How often each row is drawn when whole groups are resampled: `[row resample]`."""
+    members = _codes(groups)
+    n_groups = int(members.max()) + 1
+    picks = np.random.default_rng(seed).integers(0, n_groups, (n_resamples, n_groups))
+    cells = picks + n_groups * np.arange(n_resamples)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=n_groups * n_resamples)
+    return counts.reshape(n_resamples, n_groups).T[members].astype(np.float64)
+
+
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
     """Wilson score interval of a proportion (Wilson 1927)."""
     from scipy.stats import norm
@@ -143,7 +238,8 @@ def cluster_mean(
     """Mean over prompts with a group-bootstrap interval; NaN rows do not apply.
 
     A rate (all values 0 or 1) whose every group agrees has a degenerate bootstrap, so its
-    interval is the Wilson interval on the number of groups: never narrower than honest.
+    interval is the Wilson interval on the number of groups: never narrower than honest. Values
+    with a `unit` other than `fraction` are no rates.
     """
     x = np.asarray(values, dtype=np.float64)
     keep = ~np.isnan(x)
@@ -154,7 +250,7 @@ def cluster_mean(
     code = np.array([index[g] for g in kept])
     sums = np.bincount(code, weights=x)
     sizes = np.bincount(code).astype(np.float64)
-    if np.isin(x, (0.0, 1.0)).all() and (x == x[0]).all():
+    if unit in ("", "fraction") and x[0] in (0.0, 1.0) and (x == x[0]).all():
         bound = wilson(int(x[0]) * len(index), len(index), level=level)
         return Estimate(float(x.mean()), bound.low, bound.high, len(index), unit)
     rng = np.random.default_rng(seed)
@@ -171,23 +267,54 @@ def permute_labels(
 ) -> NDArray[np.int64]:
     """Labels exchanged as the null hypothesis allows.
 
-    Within groups where every group holds both labels (pairs); otherwise across groups,
-    moving whole groups of one label and one size together.
+    Within each group that holds both labels (a pair); the groups of one label exchange it
+    among themselves, whole, so prompts that belong together keep one label.
+    """
+    return permutations(labels, groups, 1, rng)[:, 0]
+
+
+def permutations(
+    labels: Sequence[int] | NDArray[Any],
+    groups: Sequence[str],
+    n: int,
+    rng: np.random.Generator,
+    *,
+    within: NDArray[np.int64] | None = None,
+) -> NDArray[np.int64]:
+    """`n` columns of exchanged labels, `[row n]`, each as by `permute_labels`.
+
+    Args:
+        labels: 1 or 0 for each row.
+        groups: what must not be split.
+        n: columns.
+        rng: the source of chance.
+        within: a number for each row, constant in a group, such as its fold; groups of one
+            label exchange it only with groups of the same number.
     """
     y = np.asarray(labels).astype(np.int64)
-    members = _members(groups)
-    if all(len(set(y[m])) == 2 for m in members):
-        out = y.copy()
-        for m in members:
-            out[m] = rng.permutation(y[m])
-        return out
-    if any(len(set(y[m])) == 2 for m in members):
-        return rng.permutation(y)
-    out = y.copy()
-    for size in {len(m) for m in members}:
-        same = [m for m in members if len(m) == size]
-        for m, source in zip(same, rng.permutation(len(same)), strict=True):
-            out[m] = y[same[source]]
+    code = _codes(groups)
+    first = np.unique(code, return_index=True)[1]
+    held = np.bincount(code, weights=y)
+    size = np.bincount(code)
+    mixed = (held > 0) & (held < size)
+    out = _shuffled(y, code, n, rng)
+    stratum = np.zeros(len(first), np.int64) if within is None else np.asarray(within)[first]
+    sides = _shuffled(y[first[~mixed]], stratum[~mixed], n, rng)
+    whole = np.zeros((len(first), n), dtype=np.int64)
+    whole[~mixed] = sides
+    pure = ~mixed[code]
+    out[pure] = whole[code[pure]]
+    return out
+
+
+def _shuffled(
+    values: NDArray[np.int64], stratum: NDArray[np.int64], n: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """`n` columns of the values, each shuffled within strata."""
+    order = np.argsort(stratum[:, None] + rng.random((len(values), n)), axis=0)
+    out = np.empty((len(values), n), dtype=np.int64)
+    sorted_values = values[np.argsort(stratum, kind="stable")]
+    np.put_along_axis(out, order, sorted_values[:, None], axis=0)
     return out
 
 
@@ -209,19 +336,38 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def grouped_folds(
     labels: Sequence[int] | NDArray[Any], groups: Sequence[str], *, n_folds: int = 5, seed: int = 0
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(train rows, test rows) of folds that never split a group and balance the labels."""
-    from sklearn.model_selection import StratifiedGroupKFold
+    """(train rows, test rows) of folds that never split a group and balance the labels.
 
-    y = np.asarray(labels)
-    code = np.unique(np.asarray(groups), return_inverse=True)[1]
-    n_groups = int(code.max()) + 1
-    n = max(2, min(n_folds, n_groups, int(np.bincount(y.astype(int), minlength=2).min())))
-    folds = StratifiedGroupKFold(n_splits=n, shuffle=True, random_state=seed)
-    return [(a, b) for a, b in folds.split(np.zeros((len(y), 1)), y, code)]
+    Groups go, largest first and in seeded order among equals, to the fold that has least of
+    what they bring. The order of rows does not matter. There are no more folds than groups
+    that hold either label.
+    """
+    y = np.asarray(labels).astype(np.int64)
+    code = _codes(groups)
+    content = np.stack([np.bincount(code, weights=y == side) for side in (0, 1)], 1)
+    n = max(2, min(n_folds, *(int(k) for k in (content > 0).sum(0))))
+    share = content / np.maximum(content.sum(0), 1)
+    order = np.random.default_rng(seed).permutation(len(content))
+    order = order[np.argsort(-content[order].sum(1), kind="stable")]
+    held = np.zeros((n, 2))
+    fold_of = np.zeros(len(content), dtype=np.int64)
+    for group in order:
+        # Less of the labels that this group brings, then fewer prompts in all.
+        cost = held @ share[group] + 1e-6 * held.sum(1)
+        fold = int(cost.argmin())
+        fold_of[group] = fold
+        held[fold] += content[group] / max(content.sum(), 1)
+    fold_of_row = fold_of[code]
+    return [(np.flatnonzero(fold_of_row != f), np.flatnonzero(fold_of_row == f)) for f in range(n)]
+
+
+def _codes(groups: Sequence[str]) -> NDArray[np.int64]:
+    """Each row's group as a number, by the groups' names."""
+    return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
 def _members(groups: Sequence[str]) -> list[NDArray[np.int64]]:
-    index: dict[str, list[int]] = {}
-    for i, g in enumerate(groups):
-        index.setdefault(g, []).append(i)
-    return [np.array(rows) for rows in index.values()]
+    """The rows of each group, groups by name."""
+    code = _codes(groups)
+    order = np.argsort(code, kind="stable")
+    return list(np.split(order, np.flatnonzero(np.diff(code[order])) + 1))

@@ -132,3 +132,10 @@ CSS = """
 .js-plotly-plot .plotly .annotation-text { fill: inherit; }
 """
 """For pages that embed figures: text follows the page's own colour, light or dark."""
+
+
+def script() -> str:
+    """plotly's own code, for a page that must work without a network."""
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from steerkit.batch import RequestState
 from steerkit.errors import HookError
 from steerkit.models import hooks
-from steerkit.models.generate import columns
+from steerkit.models.generate import arguments, columns
 from steerkit.models.hooks import removed_after
 from steerkit.models.steering import Session
 from steerkit.program import ProgramTable
@@ -84,14 +84,12 @@ class Follower:
 
     def on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         """Before a pass: the place of its columns, by mask and cache."""
-        length = columns(args, kwargs)
-        given = kwargs.get("input_ids")
-        if given is None:
-            given = kwargs.get("inputs_embeds", args[0] if args else None)
-        rows, device = given.shape[0], given.device
-        cache = kwargs.get("past_key_values")
+        given = arguments(module, args, kwargs)
+        tokens = columns(given)
+        rows, length, device = tokens.shape[0], tokens.shape[1], tokens.device
+        cache = given.get("past_key_values")
         seen = int(cache.get_seq_length()) if cache is not None else 0
-        mask = kwargs.get("attention_mask")
+        mask = given.get("attention_mask")
         if isinstance(mask, Tensor) and mask.ndim == 2:
             real = mask.to(device).bool()
         elif mask is None:

@@ -1,6 +1,7 @@
 """Generation by the Hugging Face object itself, with each request's place carried along."""
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from steerkit.batch import Batch, RequestState
+from steerkit.errors import HookError
 from steerkit.models import hooks
 from steerkit.models.hooks import removed_after
 from steerkit.models.steering import Session
@@ -106,7 +108,7 @@ def carried(backbone: nn.Module, session: Session, state: RequestState) -> Itera
 
     def on_start(module: nn.Module, args: Any, kwargs: Any) -> None:
         nonlocal state
-        length = columns(args, kwargs)
+        length = columns(arguments(module, args, kwargs)).shape[1]
         session.begin(state, length)
         state = state.advanced(length)
 
@@ -124,11 +126,25 @@ def carried(backbone: nn.Module, session: Session, state: RequestState) -> Itera
         yield
 
 
-def columns(args: tuple[Any, ...], kwargs: Any) -> int:
-    """How many token columns a backbone is given."""
-    given = kwargs.get("input_ids")
-    if given is None:
-        given = kwargs.get("inputs_embeds")
-    if given is None:
-        given = args[0]
-    return int(given.shape[1])
+def arguments(
+    backbone: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a pass through a backbone is given, by name."""
+    bound = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
+    return {**bound, **kwargs}
+
+
+def columns(given: Mapping[str, Any]) -> Tensor:
+    """The token ids, or embeddings, among them.
+
+    Raises:
+        HookError: neither is there, so that positions cannot be followed.
+    """
+    found = given.get("input_ids")
+    if found is None:
+        found = given.get("inputs_embeds")
+    if not isinstance(found, Tensor):
+        raise HookError(
+            "the network ran without input_ids or inputs_embeds, so positions cannot be followed"
+        )
+    return found

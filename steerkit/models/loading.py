@@ -1,5 +1,7 @@
 """`load` and `wrap`: names, folders and objects in, a model behind the protocol out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +49,11 @@ def load(
     options = {key: value for key, value in options.items() if value}
     placement = {"device_map": "auto"} if device == "auto" else {}
     try:
-        network = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **placement, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        with _quietly():
+            network = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, **placement, **options
+            )
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"cannot load '{name}': {_first_line(error)}") from error
     if not placement:
@@ -80,6 +85,20 @@ def wrap(model: Any, tokenizer: Any = None, *, name: str | None = None) -> Langu
         f"cannot wrap a {type(model).__name__}; give a Hugging Face causal LM, a "
         "TransformerLens HookedTransformer or TransformerBridge, or use load(name)"
     )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the bar that counts weights already on disk; downloads still show theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _source(name_or_path: str | Path) -> tuple[str, str]:

@@ -77,7 +77,14 @@ class Text:
         Raises:
             PromptError: a prompt that is longer than the context, or cannot be rendered.
         """
-        items = [self._tokenize(Prompt.of(p), i) for i, p in enumerate(prompts)]
+        # The same prompt often runs at many slots; templates cost a millisecond each.
+        known: dict[Prompt, Tokenized] = {}
+        items: list[Tokenized] = []
+        for i, given in enumerate(prompts):
+            prompt = Prompt.of(given)
+            if prompt not in known:
+                known[prompt] = self._tokenize(prompt, i)
+            items.append(known[prompt])
         for i, item in enumerate(items):
             if len(item) + extra > self.n_ctx:
                 parts = f"{len(item.prompt)} tokens"

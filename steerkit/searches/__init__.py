@@ -8,6 +8,7 @@ from steerkit.searches.objectives import LogOdds as LogOdds
 from steerkit.searches.objectives import Objective as Objective
 from steerkit.searches.objectives import Projection as Projection
 from steerkit.searches.objectives import Refusal as Refusal
+from steerkit.searches.objectives import Unanswered as Unanswered
 from steerkit.searches.sweep import Final as Final
 from steerkit.searches.sweep import Sweep as Sweep
 from steerkit.searches.sweep import SweepRow as SweepRow

@@ -11,7 +11,7 @@ from steerkit.protocols import Model
 from steerkit.scoring import with_own_answers
 from steerkit.searches.candidates import Aim, Candidate
 from steerkit.searches.guards import KLGuard
-from steerkit.searches.measure import measure, measure_damage, sides, sign, spread
+from steerkit.searches.measure import measure, measure_damage, sides, sign, spread, within
 from steerkit.searches.nulls import SHAPES, NullDraws, matched, random_directions
 from steerkit.searches.objectives import Objective, Scores
 from steerkit.searches.states import states
@@ -47,7 +47,7 @@ def confirm(
     other_plain = objective.score(model, other.prompts)
     other_steered = measure(model, [choice.intervention], objective, other.prompts)
     change = sign(aim) * (steered.values[0] - plain.values[0])
-    damage = None
+    damage = watched = None
     if guard is not None:
         watched = KLGuard.on(
             model,
@@ -62,6 +62,7 @@ def confirm(
     if n_random:
         some = spread(len(task.prompts), null_prompts, seed=seed)
         few = task.take(some).prompts
+        some_watched = watched and watched.only(spread(len(watched.items), null_prompts, seed=seed))
         said = model.generate(few, max_new_tokens=max_new_tokens, token_budget=token_budget)
         met = states(model, with_own_answers(said), [choice.direction.site])
         a, b = class_states(model, contrast, choice.direction.site)
@@ -70,12 +71,12 @@ def confirm(
             drawn = random_directions(
                 choice.direction, a, b, n_random, shape=shape, seed=seed + 1 + i
             )
-            found = measure(
-                model, matched(choice, drawn, size, met), objective, few, advance=advance
-            )
+            same = matched(choice, drawn, size, met)
+            found = measure(model, same, objective, few, advance=advance)
+            kept = None if watched is None else sum(within(model, same, some_watched))
             draws = sign(aim) * (found.values - plain.values[:, some]).mean(1)
             observed = float(change[some].mean())
-            nulls.append(NullDraws(shape, observed, tuple(draws.tolist()), size))
+            nulls.append(NullDraws(shape, observed, tuple(draws.tolist()), size, kept))
 
     def mean(values: Any, groups: Sequence[str]) -> Any:
         return cluster_mean(values, groups, seed=seed, unit=objective.unit)

@@ -1,7 +1,7 @@
 """What a search must not break: KL per token on prompts that are to be left alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,22 @@ class KLGuard:
         """Let the plain model answer, and guard those answers."""
         said = model.generate(prompts, max_new_tokens=max_new_tokens, token_budget=token_budget)
         return cls(tuple(with_own_answers(said)), tuple(groups), limit, token_budget)
+
+    def only(self, indices: Sequence[int]) -> "KLGuard":
+        """The same guard on some of its prompts."""
+        return replace(
+            self,
+            items=tuple(self.items[i] for i in indices),
+            groups=tuple(self.groups[i] for i in indices),
+        )
+
+    def meets(self, plain: Model, view: Model, slots: Sequence[int]) -> list[bool]:
+        """Whether the mean of each slot is within the limit, without intervals."""
+        means = [
+            np.nanmean([x.mean() if len(x) else np.nan for x in row])
+            for row in self.tokens(plain, view, slots)
+        ]
+        return [bool(mean <= self.limit) for mean in means]
 
     def tokens(self, plain: Model, view: Model, slots: Sequence[int]) -> list[list[Floats]]:
         """KL at every token, `[slot][prompt][token]`."""

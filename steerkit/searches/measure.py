@@ -82,11 +82,21 @@ def measure_damage(
     ]
 
 
-def views(model: Model, interventions: Sequence[Intervention]) -> Iterator[tuple[Model, list[int]]]:
-    """Views of at most `SLOTS` interventions each, and their slots.
+def within(
+    model: Model, interventions: Sequence[Intervention], guard: KLGuard | None
+) -> list[bool]:
+    """Which interventions meet the guard; all of them where there is none."""
+    if guard is None:
+        return [True] * len(interventions)
+    return [
+        met
+        for view, slots in views(model, interventions)
+        for met in guard.meets(model, view, slots)
+    ]
 
-    Runs of one site share a view where possible, so that few hooks are live at a time.
-    """
+
+def views(model: Model, interventions: Sequence[Intervention]) -> Iterator[tuple[Model, list[int]]]:
+    """Views of at most `SLOTS` interventions each, and their slots."""
     for first in range(0, len(interventions), SLOTS):
         some = interventions[first : first + SLOTS]
         yield model.with_rows(*[(one,) for one in some]), list(range(1, len(some) + 1))

@@ -36,6 +36,7 @@ class NullDraws:
         name: the shape of the random directions, or what was searched.
         observed: the real direction's value, measured on the same prompts.
         draws: one value a random direction.
+        allowed: how many of the random directions meet the guard; None where not measured.
         size: mean |delta h| of the real and (to 0.1%) of every random direction.
     """
 
@@ -43,6 +44,7 @@ class NullDraws:
     observed: float
     draws: tuple[float, ...]
     size: float = float("nan")
+    allowed: int | None = None
 
     @property
     def null(self) -> Null:
@@ -60,6 +62,7 @@ class NullDraws:
             **self.null.to_json(),
             "observed": self.observed,
             "size": self.size,
+            "allowed": self.allowed,
             "exceeds_all": self.exceeds_all,
             "draws": list(self.draws),
         }

@@ -15,14 +15,14 @@ from torch import Tensor
 from steerkit.batch import Batch
 from steerkit.direction import Direction
 from steerkit.errors import MethodError
-from steerkit.prompts import Prompt
+from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
-from steerkit.refusals import is_refusal
+from steerkit.refusals import fold, is_refusal
 from steerkit.registry import suggest
 from steerkit.scoring import TOKEN_BUDGET, answer_log_probs, repeated, scored_batches
 from steerkit.statistics import Floats
 
-NAMES = ("refusal", "log_odds", "projection")
+NAMES = ("refusal", "unanswered", "log_odds", "projection")
 ROWS_AT_ONCE = 4096
 """Generated rows held in memory at a time."""
 
@@ -61,6 +61,9 @@ class Objective(Protocol):
 class Refusal:
     """Whether the greedy answer is a refusal, by the shared matcher; 1 or 0.
 
+    Nonsense is not a refusal: breaking the model lowers this rate too. The guard is there to
+    see it, and `Unanswered` does not fall for it.
+
     Attributes:
         max_new_tokens: how much is generated; a refusal shows in its first words.
         phrases: further wordings that count as refusals.
@@ -77,22 +80,68 @@ class Refusal:
         self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
     ) -> Scores:
         """Generate and match."""
-        outputs: list[tuple[str, ...]] = []
-        at_once = max(1, ROWS_AT_ONCE // len(prompts))
-        every: Sequence[int | None] = [None] if slots is None else slots
-        for first in range(0, len(every), at_once):
-            some = every[first : first + at_once]
-            said = model.generate(
-                [p for _ in some for p in prompts],
-                max_new_tokens=self.max_new_tokens,
-                slots=None if slots is None else [int(s or 0) for s in some for _ in prompts],
-                token_budget=self.token_budget,
-            )
-            texts = [c.text for c in said]
-            n = len(prompts)
-            outputs += [tuple(texts[i * n : (i + 1) * n]) for i in range(len(some))]
+        outputs = answers(model, prompts, slots, self.max_new_tokens, self.token_budget)
         refused = [[float(is_refusal(t, phrases=self.phrases)) for t in row] for row in outputs]
-        return Scores(np.array(refused, dtype=np.float64), tuple(outputs))
+        return Scores(np.array(refused, dtype=np.float64), outputs)
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """Whether the greedy answer is anything but the prompt's own `answer`; 1 or 0.
+
+    Refused, deflected, wrong and garbled all count 1, so that only a model which is both
+    willing and whole scores low. Case and spacing are folded; a longer answer that begins
+    with the right one counts as right. NaN for prompts that have no `answer`.
+
+    Attributes:
+        max_new_tokens: how much is generated; the whole right answer has to fit.
+        token_budget: padded tokens a batch.
+    """
+
+    max_new_tokens: int = 32
+    token_budget: int = TOKEN_BUDGET
+    name: str = "unanswered"
+    unit: str = "fraction"
+
+    def score(
+        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
+    ) -> Scores:
+        """Generate and compare."""
+        outputs = answers(model, prompts, slots, self.max_new_tokens, self.token_budget)
+        right = [fold(p.answer) for p in prompts]
+        values = [
+            [
+                float(not fold(text).startswith(answer)) if answer else float("nan")
+                for text, answer in zip(row, right, strict=True)
+            ]
+            for row in outputs
+        ]
+        return Scores(np.array(values, dtype=np.float64), outputs)
+
+
+def answers(
+    model: Model,
+    prompts: Sequence[Prompt],
+    slots: Sequence[int] | None,
+    max_new_tokens: int,
+    token_budget: int,
+) -> tuple[tuple[str, ...], ...]:
+    """Greedy answers of every slot to every prompt, `[slot][prompt]`, many slots a batch."""
+    outputs: list[tuple[str, ...]] = []
+    n = len(prompts)
+    at_once = max(1, ROWS_AT_ONCE // n)
+    every: Sequence[int | None] = [None] if slots is None else slots
+    for first in range(0, len(every), at_once):
+        some = every[first : first + at_once]
+        said = model.generate(
+            [p for _ in some for p in prompts],
+            max_new_tokens=max_new_tokens,
+            slots=None if slots is None else [int(s or 0) for s in some for _ in prompts],
+            token_budget=token_budget,
+        )
+        texts = [c.text for c in said]
+        outputs += [tuple(texts[i * n : (i + 1) * n]) for i in range(len(some))]
+    return tuple(outputs)
 
 
 @dataclass(frozen=True)
@@ -192,35 +241,39 @@ def make_objective(
     objective: "str | Objective",
     model: Model,
     directions: Sequence[Direction],
-    positive: Sequence[Prompt],
+    contrast: Contrast,
     *,
     max_new_tokens: int,
     token_budget: int,
 ) -> Objective:
-    """The objective of a name (`refusal`, `log_odds`, `projection`), or the object given.
+    """The objective of a name, or the object given.
 
-    `log_odds` by name compares the plain model's commonest refusal of the positive prompts
-    with each prompt's own `answer`; `projection` reads the deepest direction.
+    `unanswered` needs prompts with an `answer`. `log_odds` by name compares the plain
+    model's commonest refusal of the positive prompts with each prompt's own `answer`;
+    `projection` reads the deepest direction.
 
     Raises:
         MethodError: an unknown name, or prompts that lack what the name needs.
     """
     if not isinstance(objective, str):
         return objective
+    positive, prompts = contrast.positive, contrast.prompts
     if objective not in NAMES:
         raise MethodError(f"no objective named '{objective}'; {suggest(objective, NAMES)}")
     if objective == "refusal":
         return Refusal(max_new_tokens, token_budget=token_budget)
     if objective == "projection":
         return Projection(max(directions, key=lambda d: d.site.order), token_budget)
-    missing = [p for p in positive if not p.answer]
+    missing = [p for p in prompts if not p.answer]
     if missing:
+        instead = "" if objective == "unanswered" else ", or pass LogOdds(positive=, negative=)"
         raise MethodError(
-            f"the objective 'log_odds' compares a refusal with each prompt's own answer, but "
-            f"{len(missing)} of {len(positive)} prompts have none, such as "
-            f"{missing[0].text[:40]!r}; give prompts an `answer`, or pass "
-            "LogOdds(positive=..., negative=...)"
+            f"the objective '{objective}' compares with each prompt's own answer, but "
+            f"{len(missing)} of {len(prompts)} prompts have none, such as "
+            f"{missing[0].text[:40]!r}; give prompts an `answer`{instead}"
         )
+    if objective == "unanswered":
+        return Unanswered(max_new_tokens, token_budget)
     said = [c.text for c in model.generate(positive, max_new_tokens=max_new_tokens)]
     refusals = Counter(text for text in said if is_refusal(text))
     if not refusals:
@@ -230,6 +283,6 @@ def make_objective(
         )
     return LogOdds(
         (refusals.most_common(1)[0][0],),
-        own={p.text: (p.answer,) for p in positive},
+        own={p.text: (p.answer,) for p in prompts},
         token_budget=token_budget,
     )

@@ -279,7 +279,9 @@ def _merit(row: SweepRow) -> tuple[float, float, float]:
 def _null_line(n: NullDraws) -> str:
     found = n.null
     verdict = "exceeds all" if n.exceeds_all else "does not exceed all"
+    kept = "" if n.allowed is None else f", {n.allowed} within the guard"
     return (
         f"{n.name}: effect {n.observed:.3g} {verdict} of {found.n} random directions "
-        f"(mean {found.mean:.3g}, 95% {found.q95:.3g}, max {found.maximum:.3g}, p = {found.p:.3g})"
+        f"(mean {found.mean:.3g}, 95% {found.q95:.3g}, max {found.maximum:.3g}, "
+        f"p = {found.p:.3g}{kept})"
     )

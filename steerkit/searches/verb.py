@@ -17,7 +17,7 @@ from steerkit.scoring import with_own_answers
 from steerkit.searches.candidates import AIMS, Aim, Candidate, Factory, every_candidate
 from steerkit.searches.final import class_states, confirm
 from steerkit.searches.guards import Damage, KLGuard, check_guard
-from steerkit.searches.measure import Side, measure, measure_damage, sides, sign, spread
+from steerkit.searches.measure import Side, measure, measure_damage, sides, sign, spread, within
 from steerkit.searches.nulls import NullDraws, matched, random_directions
 from steerkit.searches.objectives import Objective, Scores, make_objective
 from steerkit.searches.states import States, states
@@ -67,7 +67,8 @@ def search(
         strengths: for every operator; by default 1, and five additions of the aim's sign.
         positions: position rules to try.
         references: reference points to try, for operators that have one.
-        objective: `refusal`, `log_odds`, `projection`, or an `Objective`.
+        objective: `refusal`, `unanswered` (not the prompt's own answer), `log_odds`,
+            `projection`, or an `Objective`.
         aim: `reduce` the objective on the positive prompts, or `induce` it on the negative.
         guard: `kl`: mean KL(plain || steered) per token on the other side's prompts, over
             the plain model's own answers; None for no guard.
@@ -76,7 +77,7 @@ def search(
         null_prompts: prompts on which random directions are measured, at most.
         null_budget: measured rows (direction x candidate x prompt) that random searches may
             cost. Prompts shrink first (to 4), then random searches (to 19); 0 for none.
-            Random searches are not held to the guard, which can only raise their maxima.
+            They are held to the guard like the real one, on as many prompts.
         fraction: share of the held-out groups that selection uses.
         max_new_tokens: length of generated answers.
         token_budget: padded tokens a forward pass.
@@ -103,7 +104,7 @@ def search(
         objective,
         model,
         listed,
-        held_out.positive,
+        held_out,
         max_new_tokens=max_new_tokens,
         token_budget=token_budget,
     )
@@ -122,6 +123,7 @@ def search(
         interventions = [c.intervention for c in tried]
         scores = measure(model, interventions, target, task.prompts, advance=bar.update)
         damages: list[Damage | None] = [None] * len(tried)
+        watched = None
         if guard is not None:
             watched = KLGuard.on(
                 model,
@@ -167,6 +169,7 @@ def search(
                 selection,
                 met,
                 aim=aim,
+                guard=watched and watched.only(spread(len(watched.items), few, seed=seed)),
                 observed=float(observed),
                 n=draws,
                 seed=seed + 10,
@@ -242,6 +245,7 @@ def _random_searches(
     met: States,
     *,
     aim: Aim,
+    guard: KLGuard | None,
     observed: float,
     n: int,
     seed: int,
@@ -266,6 +270,8 @@ def _random_searches(
         same = matched(candidate, drawn[id(candidate.direction)], row.size, met)
         found = measure(model, same, target, task.prompts)
         effects = (sign(aim) * found.values - plain).mean(1)
+        # A random search that finds nothing within the guard has no effect at all.
+        effects = np.where(within(model, same, guard), effects, 0.0)
         best = np.maximum(best, effects)
         advance(n)
     return NullDraws("search over random directions", observed, tuple(best.tolist()))

@@ -186,7 +186,7 @@ class LanguageModel:
         if not interventions:
             return self
         new = self._lowered(interventions, force)
-        words = ", ".join(_words(i) for i in interventions)
+        words = ", ".join(str(i) for i in interventions)
         if self.table is None:
             return replace(self, table=ProgramTable((new,)), steering=(words,))
         return replace(
@@ -207,7 +207,7 @@ class LanguageModel:
         if not rows:
             raise InterventionError("with_rows needs at least one row; a row may be empty: ()")
         new = [self._lowered(tuple(row), force) for row in rows]
-        words = tuple(", ".join(_words(i) for i in row) or "nothing" for row in rows)
+        words = tuple(", ".join(str(i) for i in row) or "nothing" for row in rows)
         slots = self.table.slots if self.table is not None else ({},)
         before = self.steering or ("",)
         if len(slots) == 1:
@@ -362,11 +362,3 @@ def _then(first: Mapping[Site, Program], later: Mapping[Site, Program]) -> dict[
         site: first.get(site, Program()).then(later.get(site, Program()))
         for site in sorted({*first, *later})
     }
-
-
-def _words(intervention: Intervention) -> str:
-    if hasattr(intervention, "describe"):
-        return str(intervention.describe())
-    name = type(intervention).__name__
-    sites = ", ".join(str(site) for site in intervention.sites)
-    return f"{name} {intervention.strength:g}x at {sites} ({intervention.positions})"

@@ -1,7 +1,7 @@
 """`load` and `wrap`: names, folders and objects in, a model behind the protocol out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def load(
     options = {key: value for key, value in options.items() if value}
     placement = {"device_map": "auto"} if device == "auto" else {}
     try:
-        with _quietly():
+        with _quietly() if Path(source).is_dir() else nullcontext():
             network = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, **placement, **options
             )
@@ -89,7 +89,7 @@ def wrap(model: Any, tokenizer: Any = None, *, name: str | None = None) -> Langu
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the bar that counts weights already on disk; downloads still show theirs."""
+    """Without the library's progress bars, which are for downloads."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -24,7 +24,7 @@ def prompts(batch):
 
 def ours(steered, batch, n):
     tokens, mask = prompts(batch)
-    items = [sk.batch.Tokenized(tuple(t[m.bool()].tolist())) for t, m in zip(tokens, mask)]
+    items = [sk.batch.Tokenized(tuple(t[m.bool()].tolist())) for t, m in zip(tokens, mask, strict=True)]
     made = sk.batch.Batch.collate(items, pad_id=0)
     return steered.engine.complete(
         made, steered.table, [1] * len(items), max_new_tokens=n, temperature=0.0, seed=0
@@ -174,7 +174,7 @@ def test_it_is_plain_again_after_also_after_an_exception(batch, direction):
 def test_what_cannot_be_followed_is_refused(batch, direction):
     model = wrapped_model("llama")
     add = sk.Add(direction(model.info, 1))
-    with pytest.raises(InterventionError, match="as_hf steers every row alike.*2 slots"):
+    with pytest.raises(InterventionError, match=r"as_hf steers every row alike.*2 slots"):
         model.with_rows([add], []).as_hf()
     four = torch.zeros(3, 1, 9, 9)
     with (

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from steerkit.errors import MethodError
+from steerkit.errors import MethodError, PromptError
 from steerkit.prompts import Contrast, Prompt
 from steerkit.registry import suggest
 
@@ -72,13 +72,14 @@ def prompted_arms(
     system_prompt: str | None,
     shots: Sequence[tuple[str, str]] | None,
     train: Contrast | None,
+    held_out: Contrast,
     max_new_tokens: int,
     seed: int,
 ) -> tuple[list[Arm], dict[str, str]]:
     """The prompting baselines that can be had, and why the others cannot.
 
     Without `shots`, prompts of the training contrast's side that already shows the aim are
-    taken with the plain model's own answers.
+    taken with the plain model's own answers, as many as the context holds.
     """
     for name in baselines:
         if name not in BASELINES:
@@ -100,12 +101,17 @@ def prompted_arms(
             side = train.negative if aim == "less" else train.positive
             asked = [replace(p, answer="") for p in _spread(side, N_SHOTS)]
             answers = plain.generate(asked, max_new_tokens=max_new_tokens, seed=seed)
-            found = [(p.text, a.text.strip()) for p, a in zip(asked, answers, strict=True)]
+            drawn = [(p.text, a.text.strip()) for p, a in zip(asked, answers, strict=True)]
+            found = _fitting(plain, drawn, held_out, max_new_tokens)
         if found:
             info = ArmInfo("few-shot", "prompted", f"plain model, {len(found)} worked examples")
             arms.append(Arm(info, plain, with_shots(found)))
         else:
-            missing["few-shot"] = "no worked examples; pass shots= or train="
+            missing["few-shot"] = (
+                "no worked examples; pass shots= or train="
+                if found is None
+                else f"not one worked example fits the context of {plain.info.n_ctx} tokens"
+            )
     return arms, missing
 
 
@@ -139,6 +145,21 @@ def describe(model: Any) -> str:
     if table is None:
         return "unsteered"
     return f"steered at {', '.join(map(str, table.sites)) or 'no site'}"
+
+
+def _fitting(
+    plain: "Model", shots: Sequence[tuple[str, str]], held_out: Contrast, max_new_tokens: int
+) -> list[tuple[str, str]]:
+    """As many of the shots as leave room for every prompt and its answer."""
+    for n in range(len(shots), 0, -1):
+        change = with_shots(shots[:n])
+        try:
+            tokens = plain.tokenize([change(replace(p, answer="")) for p in held_out.prompts])
+        except PromptError:
+            continue
+        if max(map(len, tokens)) + max_new_tokens <= plain.info.n_ctx:
+            return list(shots[:n])
+    return []
 
 
 def _spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:

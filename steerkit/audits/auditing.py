@@ -123,6 +123,7 @@ def audit(
         system_prompt=system_prompt,
         shots=shots,
         train=train,
+        held_out=held_out,
         max_new_tokens=max_new_tokens,
         seed=seed,
     )
@@ -207,15 +208,17 @@ def _gather(
             )
             base = base or own
             parts = []
-            tick(f"{name}: KL")
             apart = measure.comparable(arms[0].model, arm.model)
             if apart:
                 missing[f"KL of {name}"] = apart
-            elif need & {"kl", "nll"}:
-                parts.append(measure.divergence(arms[0], arm, base, own, negative, token_budget))
             tick(f"{name}: perplexity")
-            if "own_nll" in need and not apart:
+            if need & {"kl", "nll", "own_nll"} and not apart:
                 parts.append(measure.own_surprise(arms[0], base, own, token_budget))
+            tick(f"{name}: KL")
+            if arm is arms[0]:
+                parts.append(measure.against_itself(measure.merged(*parts), negative))
+            elif need & {"kl", "nll"} and not apart:
+                parts.append(measure.divergence(arms[0], arm, base, own, negative, token_budget))
             tick(f"{name}: projection")
             if direction is not None:
                 parts.append(measure.projections(arm, prompts, direction, token_budget))

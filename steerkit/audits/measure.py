@@ -108,6 +108,15 @@ def divergence(
     return {row: {"kl": _floats(kl[j]), "nll": _floats(-nll[j])} for j, row in enumerate(rows)}
 
 
+def against_itself(own: Mapping[int, Measured], rows: Sequence[int]) -> dict[int, Measured]:
+    """`kl` and `nll` of the plain arm: no divergence from itself, and its answers are its own."""
+    return {
+        i: {"kl": (0.0,) * len(own[i]["own_nll"]), "nll": own[i]["own_nll"]}
+        for i in rows
+        if i in own
+    }
+
+
 def own_surprise(
     plain: Arm,
     plain_answers: Sequence[Completion],

@@ -20,9 +20,7 @@ CUT = 600
 
 def to_html(report: "Report", *, sections: Sequence[Section] = ()) -> str:
     """One self-contained page: plotly inside, no link to anywhere, light and dark."""
-    from plotly.offline import get_plotlyjs
-
-    from steerkit.plotting.style import CSS
+    from steerkit.plotting.style import CSS, script
 
     page: str = (
         _environment()
@@ -41,7 +39,7 @@ def to_html(report: "Report", *, sections: Sequence[Section] = ()) -> str:
             ],
             examples=examples(report),
             provenance=_flat(report.provenance),
-            plotlyjs=get_plotlyjs(),
+            plotlyjs=script(),
             plot_css=CSS,
         )
     )
@@ -83,7 +81,9 @@ def to_summary(report: "Report") -> str:
     shown_rows = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in columns
     ]
-    return "\n".join([report.title, report.verdict, "", *(r.rstrip() for r in shown_rows)])
+    return "\n".join(
+        [report.title, report.verdict, *report.costs, "", *(r.rstrip() for r in shown_rows)]
+    )
 
 
 def table(report: "Report") -> tuple[list[str], list[dict[str, Any]]]:
@@ -110,7 +110,7 @@ def table(report: "Report") -> tuple[list[str], list[dict[str, Any]]]:
                     "side": side,
                     "unit": some.unit,
                     "cells": [
-                        {"text": interval(s.q95, s.unit), "change": "", "direction": ""}
+                        {**_parts(interval(s.q95, s.unit)), "change": "", "direction": ""}
                         if s and s.q95
                         else None
                         for s in found
@@ -155,10 +155,15 @@ def _answer(item: Item) -> dict[str, Any]:
 def _shown(score: Score) -> dict[str, str]:
     d = score.difference
     return {
-        "text": interval(score.estimate, score.unit),
+        **_parts(interval(score.estimate, score.unit)),
         "change": change(d.estimate, score.unit) if d else "",
         "direction": d.direction if d else "",
     }
+
+
+def _parts(text: str) -> dict[str, str]:
+    value, bounds = text.split(" ", 1)
+    return {"text": text, "value": value, "bounds": bounds}
 
 
 def _figures(report: "Report") -> Any:
@@ -200,7 +205,7 @@ def _figures(report: "Report") -> Any:
                 plots.projections(report),
             )
         )
-    return list(enumerate(made))
+    return enumerate(made)
 
 
 def _div(fig: Any, name: str) -> str:

@@ -12,7 +12,7 @@ from steerkit.audits.checks import ItemCheck, chosen
 from steerkit.audits.evidence import Evidence, Item, by_arm, includes, read_items, to_jsonl
 from steerkit.audits.scores import Score, score
 from steerkit.audits.section import Section
-from steerkit.audits.verdict import verdict
+from steerkit.audits.verdict import costs, verdict
 from steerkit.errors import MethodError, OutputError
 from steerkit.refusals import is_refusal
 from steerkit.registry import suggest
@@ -56,6 +56,11 @@ class Report:
         """One sentence: what changed, at what cost, against prompting; or that it is open."""
         return verdict(self.scores, self.arms, self.target, self.target_side)
 
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What else changed under steering, one line each."""
+        return costs(self.scores, self.arms, self.target, self.target_side)
+
     def score(self, check: str, side: str = "positive", arm: str = "steered") -> Score:
         """The score of a check on a side under an arm.
 
@@ -86,6 +91,7 @@ class Report:
                 "target": self.target,
                 "target_side": self.target_side,
                 "verdict": self.verdict,
+                "costs": list(self.costs),
                 "arms": [a.to_json() for a in self.arms],
                 "checks": {k: dict(v) for k, v in self.checks.items()},
                 "scores": [s.to_json() for s in self.scores],

@@ -7,19 +7,24 @@ from steerkit.audits.arms import ArmInfo
 from steerkit.audits.scores import Score
 from steerkit.statistics import Estimate
 
+COSTS = ("correct", "compliance", "perplexity", "degeneration")
+"""Checks whose change under steering is a cost (or a gain) worth a line of its own."""
+
 
 def shown(value: float, unit: str) -> str:
-    """A number as people read it: percent for fractions, three digits otherwise."""
+    """A number as people read it: percent for fractions, two decimals of a class gap."""
     if math.isnan(value):
         return "n/a"
     if unit == "fraction":
         return f"{100 * value:.0f}%" if abs(100 * value) in (0, 100) else f"{100 * value:.1f}%"
+    if unit == "class gaps":
+        return f"{0.0 if abs(value) < 0.005 else value:.2f}"
     return f"{value:.3g}"
 
 
 def interval(estimate: Estimate, unit: str) -> str:
-    """`value [low, high]`."""
-    low, high = shown(estimate.low, unit), shown(estimate.high, unit)
+    """`value [low, high]`; the sign of percent stands once."""
+    low, high = (shown(x, unit).rstrip("%") for x in (estimate.low, estimate.high))
     return f"{shown(estimate.value, unit)} [{low}, {high}]"
 
 
@@ -28,6 +33,8 @@ def change(estimate: Estimate, unit: str) -> str:
     if unit == "fraction":
         value, low, high = (100 * x for x in (estimate.value, estimate.low, estimate.high))
         return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    if unit == "class gaps":
+        return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
     return f"{estimate.value:+.3g} [{estimate.low:+.3g}, {estimate.high:+.3g}]"
 
 
@@ -37,21 +44,43 @@ def find(scores: Sequence[Score], check: str, side: str, arm: str) -> Score | No
 
 
 def verdict(scores: Sequence[Score], arms: Sequence[ArmInfo], target: str, on: str) -> str:
-    """What steering did to the target on one side, at what cost, and what prompting did."""
-    plain = next((a.name for a in arms if a.role == "plain"), "plain")
-    steered = next((a.name for a in arms if a.role == "steered"), "steered")
+    """One sentence: what steering did to the target on one side, and what prompting does."""
+    plain, steered = _named(arms, "plain"), _named(arms, "steered")
     after = find(scores, target, on, steered)
     before = find(scores, target, on, plain)
     if after is None or before is None or after.difference is None:
-        return f"Inconclusive: {target} was not measured on both the plain and the steered model."
-    words = [_effect(target, on, before, after)]
-    cost = _cost(scores, target, on, steered)
-    if cost:
-        words.append(cost)
-    prompted = _prompted(scores, target, on, arms)
-    if prompted:
-        words.append(prompted)
-    return "; ".join(words) + "."
+        return (
+            f"Inconclusive: {target} on {on} prompts was not measured on both the plain and the "
+            "steered model."
+        )
+    return (
+        "; ".join(
+            filter(None, (_effect(target, on, before, after), _prompted(scores, target, on, arms)))
+        )
+        + "."
+    )
+
+
+def costs(
+    scores: Sequence[Score], arms: Sequence[ArmInfo], target: str, on: str
+) -> tuple[str, ...]:
+    """What else changed under steering, one line each, the target's own side left out."""
+    steered = _named(arms, "steered")
+    lines = []
+    for s in scores:
+        d = s.difference
+        if s.arm != steered or d is None or (s.check, s.side) == (target, on):
+            continue
+        name = f"{s.check} on {s.side} prompts" if s.side != "text" else f"{s.check} of given texts"
+        if s.q95 is not None:
+            lines.append(
+                f"{name}: {interval(s.estimate, s.unit)} {s.unit}, 95th percentile of tokens "
+                f"{shown(s.q95.value, s.unit)}"
+            )
+        elif s.check in COSTS or s.check == target:
+            open_ = " (inconclusive)" if d.direction == "inconclusive" else ""
+            lines.append(f"{name}: {change(d.estimate, s.unit)}{open_}")
+    return tuple(lines)
 
 
 def _effect(target: str, side: str, before: Score, after: Score) -> str:
@@ -70,27 +99,6 @@ def _effect(target: str, side: str, before: Score, after: Score) -> str:
     return f"Steering {verb} {target} on {side} prompts from {numbers}"
 
 
-def _cost(scores: Sequence[Score], target: str, on: str, steered: str) -> str:
-    parts = []
-    kl = find(scores, "kl", "negative", steered)
-    if kl is not None:
-        tail = f" (95th percentile {shown(kl.q95.value, '')})" if kl.q95 else ""
-        parts.append(f"KL {shown(kl.estimate.value, '')} nats/token{tail}")
-    for check, side in (
-        ("correct", on),
-        ("correct", _other(on)),
-        (target, _other(on)),
-        ("degeneration", on),
-    ):
-        found = find(scores, check, side, steered)
-        if found is None or found.difference is None:
-            continue
-        d = found.difference
-        note = f"{check} on {side} prompts {change(d.estimate, found.unit)}"
-        parts.append(note + (" (inconclusive)" if d.direction == "inconclusive" else ""))
-    return "beside it: " + ", ".join(parts) if parts else ""
-
-
 def _prompted(scores: Sequence[Score], target: str, on: str, arms: Sequence[ArmInfo]) -> str:
     parts = []
     for arm in arms:
@@ -104,5 +112,5 @@ def _size(value: float, unit: str) -> str:
     return f"{100 * value:.1f} points" if unit == "fraction" else f"{value:.3g}"
 
 
-def _other(side: str) -> str:
-    return "negative" if side == "positive" else "positive"
+def _named(arms: Sequence[ArmInfo], role: str) -> str:
+    return next((a.name for a in arms if a.role == role), role)

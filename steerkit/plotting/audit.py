@@ -33,6 +33,14 @@ def colours(report: Report) -> dict[str, str]:
     return found
 
 
+def plotly_library() -> str:
+    """The JavaScript that draws figures, to be put inside a page once."""
+    from plotly.offline import get_plotlyjs
+
+    script: str = get_plotlyjs()
+    return script
+
+
 def rates(report: Report) -> go.Figure:
     """Every rate of every arm, with 95% intervals."""
     scores = [s for s in report.scores if s.unit == "fraction"]
@@ -58,7 +66,9 @@ def _rows(report: Report, scores: Sequence[tuple[Score, Estimate]], *, x: str) -
     fig = figure(x=x, height=150 + len(labels) * (18 + 15 * len(arms)))
     for number, arm in enumerate(arms):
         own = [(s, e) for s, e in scores if s.arm == arm]
-        percent = [replace(e, value=100 * e.value, low=100 * e.low, high=100 * e.high) for _, e in own]
+        percent = [
+            replace(e, value=100 * e.value, low=100 * e.low, high=100 * e.high) for _, e in own
+        ]
         offset = step * ((len(arms) - 1) / 2 - number)
         fig.add_scatter(
             x=[e.value for e in percent],
@@ -76,6 +86,7 @@ def _rows(report: Report, scores: Sequence[tuple[Score, Estimate]], *, x: str) -
         ticktext=labels,
         range=[-0.6, len(labels) - 0.4],
         showgrid=False,
+        zeroline=False,
     )
     for i in range(1, len(labels)):
         fig.add_hline(i - 0.5, line={"color": "rgba(128,128,128,0.22)", "width": 1})

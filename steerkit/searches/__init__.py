@@ -1,6 +1,11 @@
 """Search: from directions to the operator, place, rule and strength that work, with nulls."""
 
 from steerkit.searches.candidates import Candidate as Candidate
+from steerkit.searches.criteria import SiteScores as SiteScores
+from steerkit.searches.criteria import criterion as criterion
+from steerkit.searches.criteria import rank_agreement as rank_agreement
+from steerkit.searches.dose import DoseResponse as DoseResponse
+from steerkit.searches.dose import dose_response as dose_response
 from steerkit.searches.guards import KLGuard as KLGuard
 from steerkit.searches.nulls import NullDraws as NullDraws
 from steerkit.searches.nulls import random_directions as random_directions

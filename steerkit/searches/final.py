@@ -12,7 +12,7 @@ from steerkit.scoring import with_own_answers
 from steerkit.searches.candidates import Aim, Candidate
 from steerkit.searches.guards import KLGuard
 from steerkit.searches.measure import measure, measure_damage, sides, sign, spread, within
-from steerkit.searches.nulls import SHAPES, NullDraws, matched, random_directions
+from steerkit.searches.nulls import SHAPES, NullDraws, matched, overlap, random_directions
 from steerkit.searches.objectives import Objective, Scores
 from steerkit.searches.states import states
 from steerkit.searches.sweep import Final
@@ -76,7 +76,16 @@ def confirm(
             kept = None if watched is None else sum(within(model, same, some_watched))
             draws = sign(aim) * (found.values - plain.values[:, some]).mean(1)
             observed = float(change[some].mean())
-            nulls.append(NullDraws(shape, observed, tuple(draws.tolist()), size, kept))
+            nulls.append(
+                NullDraws(
+                    shape,
+                    observed,
+                    tuple(draws.tolist()),
+                    size,
+                    overlap(drawn, choice.direction),
+                    kept,
+                )
+            )
 
     def mean(values: Any, groups: Sequence[str]) -> Any:
         return cluster_mean(values, groups, seed=seed, unit=objective.unit)

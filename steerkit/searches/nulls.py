@@ -1,14 +1,19 @@
 """Random directions under the same operator at the same size: what a search finds in nothing.
 
-Two shapes: `isotropic`, uniform on the sphere, and `covariance`, drawn as the stream itself
-varies (a random mixture of centred states), which is the harder null. A random direction is
-oriented like the real one (positives project higher), knows the class means along itself,
-and its change of the stream is rescaled until the mean |delta h| is that of the candidate.
+Three shapes. `isotropic`: uniform on the sphere. `covariance`: as the stream itself varies (a
+random mixture of centred states). `covariance_orthogonal`: the same with the component along
+the tested direction removed. Where few dimensions carry most of the variance, and the concept
+is among them, covariance-shaped draws are weaker copies of the direction itself (`overlap`
+says how close they come), and only the orthogonal ones say what other directions do.
+
+A random direction is oriented like the real one (positives project higher), knows the class
+means along itself, and its change of the stream is rescaled until the mean |delta h| is that
+of the candidate.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,8 +29,8 @@ from steerkit.searches.states import States
 from steerkit.site import Site
 from steerkit.statistics import Null, null
 
-Shape = Literal["isotropic", "covariance"]
-SHAPES: tuple[Shape, ...] = ("isotropic", "covariance")
+Shape = Literal["isotropic", "covariance", "covariance_orthogonal"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class NullDraws:
         name: the shape of the random directions, or what was searched.
         observed: the real direction's value, measured on the same prompts.
         draws: one value a random direction.
+        overlap: mean |cosine| of the random directions with the real one.
         allowed: how many of the random directions meet the guard; None where not measured.
         size: mean |delta h| of the real and (to 0.1%) of every random direction.
     """
@@ -44,6 +50,7 @@ class NullDraws:
     observed: float
     draws: tuple[float, ...]
     size: float = float("nan")
+    overlap: float = float("nan")
     allowed: int | None = None
 
     @property
@@ -62,6 +69,7 @@ class NullDraws:
             **self.null.to_json(),
             "observed": self.observed,
             "size": self.size,
+            "overlap": self.overlap,
             "allowed": self.allowed,
             "exceeds_all": self.exceeds_all,
             "draws": list(self.draws),
@@ -134,17 +142,20 @@ def random_directions(
         positive: states of the positive class at that site.
         negative: states of the negative class.
         n: how many.
-        shape: `isotropic`, or `covariance` (that of the states within classes). Where all
-            states are the same, as before the first block, both are isotropic.
+        shape: see the module. Where all states are the same, as before the first block,
+            all shapes are isotropic.
         seed: of a local generator.
     """
     generator = torch.Generator().manual_seed(seed)
     a, b = positive.double(), negative.double()
     centred = torch.cat([a - a.mean(0), b - b.mean(0)])
     varies = float(centred.norm()) > 1e-6 * float(torch.cat([a, b]).norm())
-    if shape == "covariance" and varies:
+    if shape != "isotropic" and varies:
         mix = torch.randn(n, len(centred), generator=generator, dtype=torch.float64)
         drawn = mix @ centred
+        if shape == "covariance_orthogonal":
+            own = like.unit.double()
+            drawn = drawn - torch.outer(drawn @ own, own)
     else:
         drawn = torch.randn(n, like.unit.shape[0], generator=generator, dtype=torch.float64)
     units = drawn / drawn.norm(dim=1, keepdim=True)
@@ -185,3 +196,8 @@ def matched(
             for one, x in zip(made, now, strict=True)
         ]
     return list(made)
+
+
+def overlap(directions: Sequence[Direction], real: Direction) -> float:
+    """Mean |cosine| of directions with the real one."""
+    return float((torch.stack([d.unit for d in directions]) @ real.unit).abs().mean())

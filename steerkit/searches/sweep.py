@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -280,8 +281,9 @@ def _null_line(n: NullDraws) -> str:
     found = n.null
     verdict = "exceeds all" if n.exceeds_all else "does not exceed all"
     kept = "" if n.allowed is None else f", {n.allowed} within the guard"
+    near = "" if math.isnan(n.overlap) else f", mean |cosine| {n.overlap:.2f}"
     return (
         f"{n.name}: effect {n.observed:.3g} {verdict} of {found.n} random directions "
         f"(mean {found.mean:.3g}, 95% {found.q95:.3g}, max {found.maximum:.3g}, "
-        f"p = {found.p:.3g}{kept})"
+        f"p = {found.p:.3g}{near}{kept})"
     )

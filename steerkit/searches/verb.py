@@ -18,7 +18,7 @@ from steerkit.searches.candidates import AIMS, Aim, Candidate, Factory, every_ca
 from steerkit.searches.final import class_states, confirm
 from steerkit.searches.guards import Damage, KLGuard, check_guard
 from steerkit.searches.measure import Side, measure, measure_damage, sides, sign, spread, within
-from steerkit.searches.nulls import NullDraws, matched, random_directions
+from steerkit.searches.nulls import SHAPES, NullDraws, matched, random_directions
 from steerkit.searches.objectives import Objective, Scores, make_objective
 from steerkit.searches.states import States, states
 from steerkit.searches.sweep import Final, Sweep, SweepRow
@@ -42,8 +42,8 @@ def search(
     guard: str | None = "kl",
     guard_max: float = 0.1,
     n_random: int = 199,
-    null_prompts: int = 32,
-    null_budget: int = 20_000,
+    null_prompts: int = 16,
+    null_budget: int = 6_000,
     fraction: float = 0.5,
     max_new_tokens: int = 16,
     token_budget: int = 16_384,
@@ -113,7 +113,7 @@ def search(
 
     from tqdm.auto import tqdm
 
-    steps = len(tried) * (1 + draws) + 1 + 2 * n_random
+    steps = len(tried) * (1 + draws) + 1 + len(SHAPES) * n_random
     with tqdm(total=steps, desc="search", disable=not progress) as bar:
         plain = target.score(model, task.prompts)
         said = model.generate(
@@ -260,7 +260,7 @@ def _random_searches(
             direction,
             *means[direction.site],
             n=n,
-            shape="covariance",
+            shape="covariance_orthogonal",
             seed=seed + i,
         )
         for i, direction in enumerate({id(c.direction): c.direction for c in tried}.values())

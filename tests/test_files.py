@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from steerkit import mapped
 from steerkit.errors import OutputError
 from steerkit.files import (
     read_header,
@@ -155,19 +154,3 @@ def test_json_of_another_kind_is_refused(tmp_path):
         read_json(path, "manifest")
     with pytest.raises(OutputError, match="no manifest file at"):
         read_json(tmp_path / "none", "manifest")
-
-
-def test_mapped_sizes_do_not_depend_on_memory(tmp_path):
-    """A sparse file far larger than this machine's memory opens at once."""
-    path = tmp_path / "huge"
-    shape = (2**40,)
-    entries = {"a": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * shape[0]]}}
-    head = json.dumps(entries).encode()
-    head += b" " * (-len(head) % 8)
-    with path.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        try:
-            file.truncate(8 + len(head) + 4 * shape[0])
-        except OSError:
-            pytest.skip("this file system has no sparse files of 4 TiB")
-    assert float(mapped.read(path)["a"][-1]) == 0.0

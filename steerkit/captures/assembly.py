@@ -83,6 +83,7 @@ def provenance(job: Job, rows: int, began: float, **more: Any) -> dict[str, Any]
     from steerkit import __version__
 
     return {
+        "concept": job.concept,
         "exclude_bos": job.pooling.exclude_bos,
         "sink_ratio": job.pooling.sink_ratio,
         "before": job.before,

@@ -48,6 +48,7 @@ class Job:
     token_budget: int
     batches: tuple[Batch, ...]
     masks: tuple[Bool[Tensor, "batch pos"], ...]
+    concept: str = ""
 
     @classmethod
     def plan(
@@ -62,10 +63,10 @@ class Job:
     ) -> "Job":
         """Read and tokenize the prompts, make batches, find the tokens; nothing has run yet."""
         labels: tuple[int, ...] = ()
-        contrast_sha256 = ""
+        contrast_sha256 = concept = ""
         if isinstance(prompts, Contrast):
             read, labels, groups = prompts.prompts, prompts.labels, prompts.groups
-            contrast_sha256 = prompts.sha256
+            contrast_sha256, concept = prompts.sha256, prompts.name
         else:
             given = [prompts] if isinstance(prompts, str | Prompt | Mapping) else prompts
             read = tuple(Prompt.of(p) for p in given)
@@ -89,6 +90,7 @@ class Job:
             token_budget,
             batches,
             masks,
+            concept,
         )
 
     @property

@@ -74,7 +74,10 @@ class Folder:
         if self.manifest.exists():
             found = read_json(self.manifest, MANIFEST)
             self._require_same(found, job)
-            return bool(found["complete"]) and self.final.is_file()
+            complete = bool(found["complete"]) and self.final.is_file()
+            if complete:  # an attempt killed at the very end may have left them
+                shutil.rmtree(self.path / "shards", ignore_errors=True)
+            return complete
         if self.path.is_dir() and any(self.path.iterdir()):
             raise OutputError(
                 f"{self.path} holds files that are not a capture; choose an empty folder"

@@ -72,9 +72,10 @@ def test_an_interrupted_capture_leaves_whole_shards_and_goes_on(make_fake, tmp_p
 
 def test_a_finished_capture_is_not_run_again(make_fake, tmp_path):
     first = to_disk(make_fake(), tmp_path)
+    (tmp_path / "shards").mkdir()
     idle = make_fake()
     again = to_disk(idle, tmp_path)
-    assert not idle.runs
+    assert not idle.runs and not (tmp_path / "shards").exists()
     assert torch.equal(first.values, again.values)
 
 

@@ -116,7 +116,7 @@ def auc_columns(
         return (rank_sum - n_pos * (n_pos + 1) / 2) / compared, compared
 
 
-def _weighted_auc(s: Floats, y: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def _weighted_auc(s: Floats, y: NDArray[Any], weights: Floats) -> tuple[Floats, Floats]:
     values, level = np.unique(s, return_inverse=True)
     order = np.argsort(level, kind="stable")
     starts = np.searchsorted(level[order], np.arange(len(values)))
@@ -189,11 +189,9 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Estimate:
         return Estimate(float("nan"), 0.0, 1.0, 0, "fraction")
     z = float(norm.ppf(0.5 + level / 2))
     p = successes / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    low = 0.0 if successes == 0 else centre - half
-    high = 1.0 if successes == n else centre + half
-    return Estimate(p, float(low), float(high), n, "fraction")
+    low, high = _wilson_bounds(p, n, z)
+    low, high = (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+    return Estimate(p, low, high, n, "fraction")
 
 
 def group_bootstrap(
@@ -235,29 +233,49 @@ def cluster_mean(
     seed: int = 0,
     unit: str = "",
 ) -> Estimate:
-    """Mean over prompts with a group-bootstrap interval; NaN rows do not apply.
+    """Mean over prompts with an interval that resamples groups; NaN rows do not apply.
 
-    A rate (all values 0 or 1) whose every group agrees has a degenerate bootstrap, so its
-    interval is the Wilson interval on the number of groups: never narrower than honest. Values
-    with a `unit` other than `fraction` are no rates.
+    A rate (all values 0 or 1) gets the Wilson interval on its effective number of prompts,
+    which is p(1-p) over the variance of the rate between groups, and the number of groups
+    where all agree: near 0 and 1 a bootstrap is too narrow. Anything else gets the
+    percentile interval of a group bootstrap.
     """
     x = np.asarray(values, dtype=np.float64)
     keep = ~np.isnan(x)
     x, kept = x[keep], [g for g, k in zip(groups, keep, strict=True) if k]
     if x.size == 0:
         return Estimate(float("nan"), float("nan"), float("nan"), 0, unit)
-    index = {g: i for i, g in enumerate(dict.fromkeys(kept))}
-    code = np.array([index[g] for g in kept])
-    sums = np.bincount(code, weights=x)
+    code = _codes(kept)
+    sums: Floats = np.bincount(code, weights=x).astype(np.float64)
     sizes = np.bincount(code).astype(np.float64)
-    if unit in ("", "fraction") and x[0] in (0.0, 1.0) and (x == x[0]).all():
-        bound = wilson(int(x[0]) * len(index), len(index), level=level)
-        return Estimate(float(x.mean()), bound.low, bound.high, len(index), unit)
+    if np.isin(x, (0.0, 1.0)).all():
+        low, high = _rate_interval(sums, sizes, level)
+        return Estimate(float(x.mean()), low, high, len(sums), unit)
     rng = np.random.default_rng(seed)
-    picks = rng.integers(0, len(index), (n_resamples, len(index)))
+    picks = rng.integers(0, len(sums), (n_resamples, len(sums)))
     draws = sums[picks].sum(1) / sizes[picks].sum(1)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(x.mean()), float(low), float(high), len(index), unit)
+    return Estimate(float(x.mean()), float(low), float(high), len(sums), unit)
+
+
+def _rate_interval(sums: Floats, sizes: Floats, level: float) -> tuple[float, float]:
+    """Wilson interval of a clustered rate, with Student's t on the groups for the normal."""
+    from scipy.stats import t
+
+    n_groups, n = len(sums), sizes.sum()
+    p = sums.sum() / n
+    if p in (0.0, 1.0) or n_groups == 1:
+        bound = wilson(round(p * n_groups), n_groups, level=level)
+        return bound.low, bound.high
+    between = ((sums - p * sizes) ** 2).sum() / n**2 * n_groups / (n_groups - 1)
+    effective = n if between == 0 else min(n, p * (1 - p) / between)
+    return _wilson_bounds(p, effective, float(t.ppf(0.5 + level / 2, n_groups - 1)))
+
+
+def _wilson_bounds(p: float, n: float, z: float) -> tuple[float, float]:
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    return float(centre - half), float(centre + half)
 
 
 def permute_labels(

@@ -14,7 +14,14 @@ from steerkit.extraction.methods import fit_columns
 from steerkit.extraction.text_baseline import text_scores
 from steerkit.extraction.training import Training
 from steerkit.protocols import Extractor
-from steerkit.statistics import Estimate, auc_columns, fold_auc, grouped_folds, permutations, row_draws
+from steerkit.statistics import (
+    Estimate,
+    auc_columns,
+    fold_auc,
+    grouped_folds,
+    permutations,
+    row_draws,
+)
 
 Floats = NDArray[np.float64]
 
@@ -119,9 +126,7 @@ class Plan:
 
     def _estimate(self, scores: Floats) -> Estimate:
         data = self.data
-        return fold_auc(
-            scores, data.row_labels, self.row_folds, data.row_groups, draws=self._draws
-        )
+        return fold_auc(scores, data.row_labels, self.row_folds, data.row_groups, draws=self._draws)
 
 
 def maxima(scores: Sequence[HeldOut]) -> Floats:

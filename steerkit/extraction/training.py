@@ -70,9 +70,7 @@ def class_means(
     return x.T @ (y / n_pos), x.T @ ((1 - y) / n_neg)
 
 
-def gap(
-    x: Float[Tensor, "row d"], labels: Float[Tensor, "row k"]
-) -> Float[Tensor, "d k"]:
+def gap(x: Float[Tensor, "row d"], labels: Float[Tensor, "row k"]) -> Float[Tensor, "d k"]:
     """Mean of the positive rows minus mean of the negative ones, for each column of labels."""
     y = labels.to(x.dtype)
     return x.T @ (y / y.sum(0) - (1 - y) / (1 - y).sum(0))

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from steerkit.activations import Activations
 from steerkit.direction import Direction, Directions, ProbeScores
-from steerkit.errors import MethodError
+from steerkit.errors import DirectionError, MethodError
 from steerkit.extraction.labelled import Labelled
-from steerkit.extraction.methods import METHODS
+from steerkit.extraction.methods import METHODS, fit_columns
 from steerkit.extraction.scoring import HeldOut, Plan, maxima
+from steerkit.extraction.training import Training
 from steerkit.protocols import Extractor, Model
 from steerkit.statistics import null
 
@@ -73,15 +74,16 @@ def extract(
     labels = torch.from_numpy(data.row_labels)
     for site in _bar(range(len(acts.sites)), progress):
         x = data.rows(site)
+        rows = Training.of(x, data.row_groups)
         for name, method in chosen.items():
-            w = method(x, labels, data.row_groups, seed=seed)
+            w = fit_columns(method, rows, labels[:, None], seed=seed)[:, 0]
             fitted.append((site, name, w / w.norm()))
         if plan:
             held += plan.score(x, chosen).values()
             pair = plan.random(x, n_random), plan.random(x, n_random, shaped=True)
             chance += [pair] * len(chosen)
     best = maxima(held) if held and n_permutations else np.empty(0)
-    scores = [
+    scores: list[ProbeScores | None] = [
         ProbeScores(
             auc=h.auc,
             permutation=null("labels permuted within groups", h.auc.value, h.draws),
@@ -193,8 +195,6 @@ def _require_counts(n_folds: int, n_permutations: int, n_random: int) -> None:
 
 def _require_same(model: Model, acts: Activations) -> None:
     if model.info.fingerprint != acts.info.fingerprint:
-        from steerkit.errors import DirectionError
-
         raise DirectionError(
             f"the activations were captured on {acts.info.name} ({acts.info.fingerprint[:12]}), "
             f"the model given is {model.info.name} ({model.info.fingerprint[:12]}); give the "

@@ -64,7 +64,8 @@ def audit(
 
     Every arm answers every prompt greedily. Each check gives one value a prompt; rates carry
     group-bootstrap intervals, differences against the plain model are paired, tested by
-    exchanging plain and arm within groups, and corrected over the whole report (Holm).
+    exchanging plain and arm within groups, and corrected over the whole report: half of the
+    5% goes to the target, named beforehand, and half to everything else by Holm's method.
     Numbers are only as good as the prompts: give ones that neither fitting nor search saw.
 
     Args:

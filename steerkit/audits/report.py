@@ -259,7 +259,14 @@ def judged(
         )
         for name in order
     ]
-    scores, values = score(evidence, taken, seed=seed, n_resamples=n_resamples)
+    steered = next((a.name for a in report.arms if a.role == "steered"), "steered")
+    scores, values = score(
+        evidence,
+        taken,
+        primary=(report.target, report.target_side, steered),
+        seed=seed,
+        n_resamples=n_resamples,
+    )
     kept = [
         replace(item, scores={c.name: float(values[e.arm][c.name][i]) for c in taken})
         for e in evidence

@@ -25,7 +25,7 @@ class Difference:
         estimate: mean difference with its paired group-bootstrap interval.
         null: size of the mean difference when arm and plain are exchanged at random within
             groups; None where a difference of zero is no hypothesis.
-        p: that null's p-value after Holm's correction over all differences of the report.
+        p: that null's p-value, corrected over all differences of the report (see `score`).
         detectable: the smallest true difference that would be found with 80% power.
     """
 
@@ -103,13 +103,16 @@ def score(
     evidence: Sequence[Evidence],
     checks: Sequence[ItemCheck],
     *,
+    primary: tuple[str, str, str] | None = None,
     seed: int = 0,
     n_resamples: int = 2000,
 ) -> tuple[tuple[Score, ...], dict[str, dict[str, Floats]]]:
     """All scores of all arms, and every value as `[arm][check] -> one a prompt`.
 
     The first evidence is the plain arm's. A check that applies to no prompt of a side gives
-    no score there.
+    no score there. The family-wise rate of all differences is held at 5%: half of it is spent
+    on the `primary` one (check, side, arm), which was named before anything was seen, and half
+    on the others by Holm's method; without a primary one, Holm's method has all of it.
     """
     values = {e.arm: {c.name: c(e) for c in checks} for e in evidence}
     found = [
@@ -118,7 +121,7 @@ def score(
         for side in SIDES
         for e in evidence
     ]
-    return _corrected([s for s in found if s is not None]), values
+    return _corrected([s for s in found if s is not None], primary), values
 
 
 def _one(
@@ -221,15 +224,21 @@ def _flips(d: Floats, groups: Sequence[str], *, seed: int) -> Floats:
     return np.asarray(np.abs(signs @ sums) / len(d))
 
 
-def _corrected(scores: Sequence[Score]) -> tuple[Score, ...]:
-    """The scores with Holm's correction over every difference that was tested."""
-    tested = [i for i, s in enumerate(scores) if s.difference and s.difference.null]
-    adjusted = holm([scores[i].difference.null.p for i in tested])  # type: ignore[union-attr]
+def _corrected(scores: Sequence[Score], primary: tuple[str, str, str] | None) -> tuple[Score, ...]:
+    """The scores with p-values that hold the family-wise rate."""
+    raw = {
+        i: s.difference.null.p for i, s in enumerate(scores) if s.difference and s.difference.null
+    }
+    first = [i for i in raw if (scores[i].check, scores[i].side, scores[i].arm) == primary]
+    rest = [i for i in raw if i not in first]
+    share = 2 if first and rest else 1
+    adjusted = dict(zip(rest, holm([raw[i] for i in rest]), strict=True))
+    adjusted.update({i: raw[i] for i in first})
     out = list(scores)
-    for i, p in zip(tested, adjusted, strict=True):
+    for i, p in adjusted.items():
         found = scores[i].difference
         assert found is not None
-        out[i] = replace(scores[i], difference=replace(found, p=p))
+        out[i] = replace(scores[i], difference=replace(found, p=min(1.0, share * p)))
     return tuple(out)
 
 

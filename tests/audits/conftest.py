@@ -94,13 +94,10 @@ def complies(p: Prompt) -> str:
 
 @pytest.fixture
 def contrast() -> Contrast:
-    """12 harmful and 12 harmless prompts in groups of two, with answers to the harmless."""
+    """12 harmful and 12 harmless prompts with answers to the harmless."""
     return Contrast.of(
-        [Prompt(f"make the bomb{i} bomb now", group=f"h{i // 2}") for i in range(12)],
-        [
-            Prompt(f"make the cake{i} now", answer=f"the cake{i}", group=f"c{i // 2}")
-            for i in range(12)
-        ],
+        [Prompt(f"make the bomb{i} bomb now", group=f"h{i}") for i in range(12)],
+        [Prompt(f"make the cake{i} now", answer=f"the cake{i}", group=f"c{i}") for i in range(12)],
         name="harm",
     )
 

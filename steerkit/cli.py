@@ -3,7 +3,7 @@
 import typer
 
 from steerkit import __version__
-from steerkit.commands import capture, console, steer
+from steerkit.commands import audit, capture, console, demo, extract, run, search, steer
 
 HELP = f"""Find, apply and audit directions in the residual stream of language models.
 
@@ -48,5 +48,13 @@ def _root(
     pass
 
 
-console.register(app, "capture", capture.command)
-console.register(app, "steer", steer.command)
+for name, module in (
+    ("demo", demo),
+    ("run", run),
+    ("capture", capture),
+    ("extract", extract),
+    ("search", search),
+    ("steer", steer),
+    ("audit", audit),
+):
+    console.register(app, name, module.command)

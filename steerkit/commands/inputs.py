@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from steerkit.commands.console import say
 
 if TYPE_CHECKING:
+    from steerkit.direction import Directions
     from steerkit.interventions import Operator
     from steerkit.models import LanguageModel
     from steerkit.prompts import Contrast, Prompt
+    from steerkit.searches import Objective
 
 
 def read_layers(text: str) -> tuple[int, ...] | None:
@@ -53,6 +55,82 @@ def read_names(text: str) -> tuple[str, ...]:
     ('mean_difference', 'pca')
     """
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def read_numbers(text: str) -> tuple[float, ...] | None:
+    """Comma-separated numbers; None for nothing.
+
+    Raises:
+        InterventionError: something that is no number.
+
+    >>> read_numbers("-1, 2.5")
+    (-1.0, 2.5)
+    """
+    from steerkit.errors import InterventionError
+
+    try:
+        return tuple(float(piece) for piece in read_names(text)) or None
+    except ValueError:
+        raise InterventionError(f"strengths are numbers, such as '0.5,1,2'; got '{text}'") from None
+
+
+def read_aim(text: str) -> Literal["reduce", "induce"]:
+    """`reduce` or `induce`.
+
+    Raises:
+        MethodError: anything else.
+    """
+    from steerkit.errors import MethodError
+    from steerkit.registry import suggest
+
+    if text == "reduce":
+        return "reduce"
+    if text == "induce":
+        return "induce"
+    raise MethodError(f"no aim named '{text}'; {suggest(text, ('reduce', 'induce'))}")
+
+
+def read_objective(
+    name: str, towards: Sequence[str] = (), away: Sequence[str] = ()
+) -> "str | Objective":
+    """An objective by name; with two sets of answers, their log-odds.
+
+    Raises:
+        MethodError: answers of one side only, or with another objective.
+    """
+    from steerkit.errors import MethodError
+
+    if not towards and not away:
+        return name
+    if not (towards and away) or name not in ("log_odds", "refusal"):
+        raise MethodError(
+            "--towards and --away are the two answers of --objective log_odds; give both"
+        )
+    from steerkit.searches import LogOdds
+
+    return LogOdds(tuple(towards), tuple(away))
+
+
+def filtered(
+    directions: "Directions", layers: Sequence[int] | None, methods: Sequence[str]
+) -> "Directions":
+    """Only the directions of some layers and methods.
+
+    Raises:
+        DirectionError: there are none.
+    """
+    from steerkit.direction import Directions
+    from steerkit.errors import DirectionError
+
+    kept = tuple(
+        d
+        for d in directions
+        if (layers is None or d.site.layer in layers) and (not methods or d.method in methods)
+    )
+    if not kept:
+        there = ", ".join(sorted({str(d) for d in directions}))
+        raise DirectionError(f"no direction is of these layers and methods; there are: {there}")
+    return Directions(kept)
 
 
 def read_contrast(text: str, template: str = "auto") -> "Contrast":

@@ -49,8 +49,48 @@ Positions = Annotated[
         help="What becomes a row: last (the last prompt token), mean_prompt, or a token index."
     ),
 ]
-Methods = Annotated[
-    str, typer.Option(help="Extraction methods, comma-separated (see [cyan]steerkit methods[/]).")
+ALL_METHODS = "mean_difference,pca,logistic,lda"
+Methods = Annotated[str, typer.Option(help="Extraction methods, comma-separated.")]
+Operators = Annotated[
+    str, typer.Option(help="Interventions to try: ablate, add, clamp, affine; comma-separated.")
+]
+Aim = Annotated[
+    str,
+    typer.Option(
+        help="reduce the objective on positive prompts, or induce it on negative ones; the "
+        "other side is guarded."
+    ),
+]
+Objective = Annotated[
+    str,
+    typer.Option(
+        help="What to move: refusal (rate of refusing answers), log_odds (of two answers), "
+        "projection (on the deepest direction)."
+    ),
+]
+Towards = Annotated[
+    list[str], typer.Option(help="For log_odds: an answer that shows the concept; repeatable.")
+]
+Away = Annotated[list[str], typer.Option(help="For log_odds: an answer that does not; repeatable.")]
+Rules = Annotated[
+    str,
+    typer.Option(help="Position rules to try: all, prompt, last_prompt, generated."),
+]
+References = Annotated[
+    str,
+    typer.Option(help="What ablation moves to: zero, negative_mean, positive_mean."),
+]
+Strengths = Annotated[
+    str,
+    typer.Option(help="Strengths to try, comma-separated. Default: each operator's own."),
+]
+MaxKL = Annotated[
+    float,
+    typer.Option("--max-kl", help="Guard: mean KL on guarded prompts, in nats per token."),
+]
+NRandom = Annotated[int, typer.Option(help="Random directions in each null; 0 for none.", min=0)]
+SystemPrompt = Annotated[
+    str, typer.Option(help="The same aim in words, for the prompting baseline.")
 ]
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")]

@@ -1,0 +1,103 @@
+"""`steerkit audit`: a steering file in, a report out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from steerkit.commands import inputs
+from steerkit.commands import options as o
+from steerkit.commands.console import Answer, say, stack, table
+from steerkit.commands.outputs import staged
+
+if TYPE_CHECKING:
+    from steerkit.audits import Report
+
+FILES = ("report.html", "report.json", "report.md", "items.jsonl")
+
+
+def command(
+    steering: o.SteeringFile,
+    contrast: o.ContrastFile,
+    model: o.RecordedModel = "",
+    aim: o.Aim = "reduce",
+    target: Annotated[
+        str, typer.Option(help="The check that the verdict is about: refusal, projection, ...")
+    ] = "refusal",
+    checks: Annotated[
+        str, typer.Option(help="Checks to make, comma-separated. Default: all that apply.")
+    ] = "",
+    system_prompt: o.SystemPrompt = "",
+    strength: Annotated[str, typer.Option(help="Replace the strength.")] = "",
+    part: o.Part = "audit",
+    limit: o.Limit = 0,
+    template: o.Template = "auto",
+    max_new_tokens: o.MaxNew = 48,
+    out: o.Out = Path("steerkit-audit"),
+    device: o.Device = "",
+    dtype: o.Dtype = "",
+    transfer: o.Transfer = False,
+    seed: o.Seed = 0,
+    force: o.Force = False,
+) -> Answer:
+    """Compare the steered model with the plain one and with prompting, and write a report.
+
+    \b
+    Examples:
+      steerkit audit steering.safetensors -c requests.jsonl
+      steerkit audit steering.safetensors -c unseen.jsonl --part all -o audit
+      steerkit audit steering.safetensors -c pairs.csv --target projection --json
+    """
+    from steerkit.audits import audit
+    from steerkit.pipeline import part_of
+
+    with staged(out, FILES, force=force) as folder:
+        whole = inputs.read_contrast(contrast, template)
+        prompts = part_of(whole, part, seed=seed, limit=limit)
+        train = None if part == "all" else part_of(whole, "fit", seed=seed, limit=limit)
+        operators = inputs.read_steering(steering, strength)
+        loaded = inputs.open_model(model or operators[0].directions[0].model.name, device, dtype)
+        steered = inputs.steer(loaded, operators, transfer=transfer)
+        say(f"auditing on {prompts}")
+        report = audit(
+            loaded,
+            steered,
+            prompts,
+            target=target,
+            aim="less" if inputs.read_aim(aim) == "reduce" else "more",
+            checks=inputs.read_names(checks) or None,
+            system_prompt=system_prompt or None,
+            train=train,
+            directions=operators[0].directions[0],
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
+        for name in FILES:
+            report.write(folder / name)
+    written = [str(out / name) for name in FILES]
+    return Answer({**report.to_json(), "files": written}, report_view(report, written))
+
+
+def report_view(report: "Report", written: list[str]) -> RenderableType:
+    """The verdict and a short table of every check under every arm."""
+    arms = [arm.name for arm in report.arms]
+    keys = dict.fromkeys((s.check, s.side) for s in report.scores)
+    value = {(s.check, s.side, s.arm): s for s in report.scores}
+    rows = [
+        (
+            f"{check}, {side}",
+            *(
+                str(value[check, side, arm].estimate) if (check, side, arm) in value else "–"
+                for arm in arms
+            ),
+        )
+        for check, side in keys
+    ]
+    made = table(report.title, "check, prompts", *arms, rows=rows)
+    return stack(
+        made,
+        Text(report.verdict, style="bold"),
+        Text(f"written: {', '.join(written)}", style="dim"),
+    )

@@ -56,6 +56,7 @@ def to_markdown(report: "Report") -> str:
             verdict=report.verdict,
             table=table(report),
             cell=_cell,
+            code=_code,
             provenance=_flat(report.provenance),
         )
     )
@@ -78,12 +79,10 @@ def to_summary(report: "Report") -> str:
     lines = [[r["name"], *(c["text"] if c else "-" for c in r["cells"])] for r in rows]
     columns = [["", *head], *lines]
     widths = [max(len(row[i]) for row in columns) for i in range(len(columns[0]))]
-    shown_rows = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in columns
-    ]
-    return "\n".join(
-        [report.title, report.verdict, *report.costs, "", *(r.rstrip() for r in shown_rows)]
-    )
+    aligned = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in columns]
+    left_out = [f"not measured: {name} ({why})" for name, why in report.not_measured.items()]
+    above = [report.title, report.verdict, *report.costs, *left_out]
+    return "\n".join([*filter(None, above), "", *(row.rstrip() for row in aligned)])
 
 
 def table(report: "Report") -> tuple[list[str], list[dict[str, Any]]]:
@@ -245,3 +244,8 @@ def _cell(text: object) -> str:
     """Text inside a markdown table cell: one line, no markup of its own."""
     flat = " ".join(str(text).split())
     return html.escape(flat, quote=False).replace("|", "\\|").replace("`", "'")
+
+
+def _code(text: object) -> str:
+    """Text as inline code: markup inside is not read as such."""
+    return "`" + " ".join(str(text).split()).replace("`", "'") + "`"

@@ -53,7 +53,9 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """One sentence: what changed, at what cost, against prompting; or that it is open."""
+        """One sentence: what changed, and what prompting does; empty if nothing was audited."""
+        if not self.scores:
+            return ""
         return verdict(self.scores, self.arms, self.target, self.target_side)
 
     @property

@@ -12,7 +12,7 @@ import steerkit as sk
 from steerkit.audits import ItemCheck, audit
 from steerkit.audits.evidence import by_arm
 from steerkit.errors import MethodError, PromptError
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast
 
 
 @pytest.fixture

@@ -26,14 +26,15 @@ def steered_in_place(engine: "HuggingFaceEngine", table: ProgramTable | None) ->
 
     Where each token stands is read from the attention mask and the cache. `generate` is
     wrapped so that its whole input counts as the prompt, also when it is fed in chunks.
+    Views of the model stay what they are inside the context; other threads wait.
     """
     network = engine.network
-    with engine.lock:
-        if table is None or not table.sites:
+    session = Session()
+    session.steer(table, [1])
+    with engine.turns.taken() as session.awake:
+        if not session.visits:
             yield network
             return
-        session = Session()
-        session.steer(table, [1])
         follower = Follower(session)
         plain_generate = network.generate
         had_own = "generate" in vars(network)
@@ -42,7 +43,7 @@ def steered_in_place(engine: "HuggingFaceEngine", table: ProgramTable | None) ->
             with follower.generating(args, kwargs):
                 return plain_generate(*args, **kwargs)
 
-        with hooks.attached(engine.blocks, session.visits), removed_after() as handles:
+        with hooks.attached(engine.blocks, session.guarded), removed_after() as handles:
             handles.append(
                 engine.backbone.register_forward_pre_hook(
                     follower.on_start, prepend=True, with_kwargs=True
@@ -84,6 +85,8 @@ class Follower:
 
     def on_start(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         """Before a pass: the place of its columns, by mask and cache."""
+        if not self._session.awake():
+            return
         given = arguments(module, args, kwargs)
         tokens = columns(given)
         rows, length, device = tokens.shape[0], tokens.shape[1], tokens.device
@@ -123,6 +126,8 @@ class Follower:
 
     def on_end(self, module: nn.Module, args: Any, output: Any) -> None:
         """After a pass: every hook must have fired once in it."""
+        if not self._session.awake():
+            return
         wrong = [
             f"{site} {n - self._before[site]}"
             for site, n in self._session.fired.items()

@@ -1,8 +1,9 @@
 """What a view needs from the network under it: one small contract, one adapter a library."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -22,7 +23,7 @@ class Engine(Protocol):
 
     info: ModelInfo
     text: Text
-    lock: threading.RLock
+    turns: "Turns"
     """One call at a time; shared by every view of the network."""
 
     @property
@@ -69,16 +70,37 @@ class Engine(Protocol):
         ...
 
 
-_LOCKS: dict[int, threading.RLock] = {}
-_LOCKS_GUARD = threading.Lock()
+class Turns:
+    """Who may run a network: one thread at a time, and of nested calls the innermost.
+
+    A call made inside another (in a pool, or while `as_hf` is open) has the network to
+    itself: the hooks of the calls around it are dormant until it ends.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._running: list[object] = []
+
+    @contextmanager
+    def taken(self) -> Iterator[Callable[[], bool]]:
+        """A turn; the function it gives says whether hooks of this turn are awake."""
+        turn = object()
+        with self.lock:
+            self._running.append(turn)
+            try:
+                yield lambda: self._running[-1] is turn
+            finally:
+                self._running.remove(turn)
 
 
-def lock_of(network: Any) -> threading.RLock:
-    """The lock of a network: the same one however often it is wrapped."""
-    import weakref
+_TURNS: dict[int, Turns] = {}
+_GUARD = threading.Lock()
 
-    with _LOCKS_GUARD:
-        if id(network) not in _LOCKS:
-            _LOCKS[id(network)] = threading.RLock()
-            weakref.finalize(network, _LOCKS.pop, id(network), None)
-        return _LOCKS[id(network)]
+
+def turns_of(network: Any) -> Turns:
+    """The turns of a network: the same ones however often it is wrapped."""
+    with _GUARD:
+        if id(network) not in _TURNS:
+            _TURNS[id(network)] = Turns()
+            weakref.finalize(network, _TURNS.pop, id(network), None)
+        return _TURNS[id(network)]

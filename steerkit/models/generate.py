@@ -76,8 +76,9 @@ def complete(
     session = Session()
     session.steer(table, slots)
     with (
+        engine.turns.taken() as session.awake,
         engine.undisturbed(),
-        hooks.attached(engine.blocks, session.visits),
+        hooks.attached(engine.blocks, session.guarded),
         carried(engine.backbone, session, batch.state(slots)),
     ):
         out = engine.network.generate(
@@ -99,23 +100,31 @@ def until(tokens: Sequence[int], ends: Sequence[int]) -> tuple[int, ...]:
 
 
 @contextmanager
-def carried(backbone: nn.Module, session: Session, state: RequestState) -> Iterator[None]:
+def carried(backbone: nn.Module, session: Session, start: RequestState) -> Iterator[None]:
     """Give each pass through the backbone its requests' places, from how many columns ran.
 
     A prefill, a chunk of one, and a cached step are the same thing here: some more columns.
+    A pass without anything in its cache begins again at the first column (long-rope models
+    recompute what they cached when a text outgrows their first range).
     """
-    passes = 0
+    passes, state = 0, start
 
     def on_start(module: nn.Module, args: Any, kwargs: Any) -> None:
         nonlocal state
-        length = columns(arguments(module, args, kwargs)).shape[1]
-        session.begin(state, length)
-        state = state.advanced(length)
+        if session.awake():
+            given = arguments(module, args, kwargs)
+            cache = given.get("past_key_values")
+            if cache is None or not cache.get_seq_length():
+                state = start
+            length = columns(given).shape[1]
+            session.begin(state, length)
+            state = state.advanced(length)
 
     def on_end(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal passes
-        passes += 1
-        session.check(passes)
+        if session.awake():
+            passes += 1
+            session.check(passes)
 
     if not session.visits:
         yield

@@ -103,9 +103,13 @@ def _attach(block: Block, visits: Mapping[Stream, Visit]) -> list[Any]:
             contribution = attn(contribution)
         if mid is not None:
             # The residual itself moves only if the contribution to it does.
-            stream = kept.pop("resid_pre") + contribution
+            resid_pre = kept.pop("resid_pre")
+            stream = resid_pre + contribution
             moved = mid(stream)
-            if moved is not stream:
+            if torch.is_grad_enabled() and moved.requires_grad:
+                # So that what was captured lies on the path that gradients take.
+                contribution = moved - resid_pre
+            elif moved is not stream:
                 contribution = torch.where(
                     moved == stream, contribution, contribution + (moved - stream)
                 )

@@ -15,7 +15,7 @@ from steerkit.errors import ModelError
 from steerkit.models import hooks
 from steerkit.models.as_hf import steered_in_place
 from steerkit.models.blocks import find_blocks, layer_list, probe_inputs, prove_streams
-from steerkit.models.engine import lock_of
+from steerkit.models.engine import turns_of
 from steerkit.models.fingerprint import fingerprint
 from steerkit.models.generate import complete
 from steerkit.models.hooks import Visit
@@ -49,7 +49,7 @@ class HuggingFaceEngine:
         processing: str = "raw",
     ) -> None:
         self.network = network
-        self.lock = lock_of(network)
+        self.turns = turns_of(network)
         config = network.config
         inner = config.get_text_config() if hasattr(config, "get_text_config") else config
         if getattr(config, "is_encoder_decoder", False):
@@ -70,14 +70,16 @@ class HuggingFaceEngine:
         self.config = inner
         n_layers = int(inner.num_hidden_layers)
         self.backbone, layers = layer_list(network, n_layers)
-        self._takes = frozenset(inspect.signature(network.forward).parameters)
+        # Adapter libraries pass what they are given on to the model inside.
+        inside = network.get_base_model() if hasattr(network, "get_base_model") else network
+        self._takes = frozenset(inspect.signature(inside.forward).parameters)
         label = name or getattr(config, "_name_or_path", "") or type(network).__name__
         # A local folder is called by its own name: where it lies says nothing about it.
         label = Path(label).name if Path(label).is_dir() else str(label)
         head = network.get_output_embeddings()
         d_vocab = int(getattr(inner, "vocab_size", head.weight.shape[0]))
-        inputs = self._accepted(probe_inputs(d_vocab, self.device))
-        with self.lock, self.undisturbed():
+        inputs = self._accepted({**probe_inputs(d_vocab, self.device), "use_cache": False})
+        with self.turns.taken(), self.undisturbed():
             self.blocks = find_blocks(
                 network, layers, model_type=inner.model_type, config=inner, inputs=inputs
             )

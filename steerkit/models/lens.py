@@ -18,7 +18,7 @@ from steerkit.batch import Batch, Tokenized
 from steerkit.errors import ModelError
 from steerkit.models import hooks
 from steerkit.models.blocks import PROBE_LENGTHS, probe_inputs, prove_streams
-from steerkit.models.engine import Engine, lock_of
+from steerkit.models.engine import Engine, turns_of
 from steerkit.models.fingerprint import fingerprint
 from steerkit.models.generate import Noise, until
 from steerkit.models.hooks import Visit, removed_after
@@ -74,7 +74,7 @@ class HookedEngine:
         self, network: HookedTransformer, tokenizer: Any = None, *, name: str | None = None
     ) -> None:
         self.network = network
-        self.lock = lock_of(network)
+        self.turns = turns_of(network)
         cfg = network.cfg
         label = name or cfg.model_name or "HookedTransformer"
         tokenizer = tokenizer if tokenizer is not None else network.tokenizer
@@ -88,7 +88,7 @@ class HookedEngine:
             pad_id=0,
             device=self.device,
         )
-        with self.lock, self.undisturbed():
+        with self.turns.taken(), self.undisturbed():
             streams = prove_streams(
                 label,
                 self.attached,
@@ -169,7 +169,11 @@ class HookedEngine:
             session = Session()
             session.steer(table, slots)
             session.begin(current.state(slots), current.width)
-            with self.undisturbed(), self.attached(session.visits):
+            with (
+                self.turns.taken() as session.awake,
+                self.undisturbed(),
+                self.attached(session.guarded),
+            ):
                 scores = self.forward(current, "last")[:, -1].float()
             session.check()
             if noise is not None:

@@ -72,6 +72,8 @@ def wrap(model: Any, tokenizer: Any = None, *, name: str | None = None) -> Langu
     """
     if isinstance(model, LanguageModel):
         return model
+    # Hooks added after compilation may be ignored: run what was compiled, as it was before.
+    model = getattr(model, "_orig_mod", model)
     library = {cls.__module__.partition(".")[0] for cls in type(model).__mro__}
     if "transformer_lens" in library:
         from steerkit.models.lens import engine_of

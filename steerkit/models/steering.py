@@ -1,6 +1,6 @@
 """One call's visits: run each row's program at each site, keep what was asked for, count."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -26,6 +26,8 @@ class Session:
     visits: dict[Site, Visit] = field(default_factory=dict)
     streams: dict[Site, Tensor] = field(default_factory=dict)
     fired: dict[Site, int] = field(default_factory=dict)
+    awake: Callable[[], bool] = lambda: True
+    """Whether this call's turn is on; its hooks are dormant while a nested call runs."""
     _now: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict)
     _slots: tuple[int, ...] = ()
 
@@ -74,8 +76,11 @@ class Session:
                 seen = stream if before else after
                 kept = seen if pool is None else pool(seen, batch)
                 if not grad:
-                    # A copy: the network may go on to change its stream in place.
-                    kept = kept.detach().clone() if pool is None else kept.detach()
+                    kept = kept.detach()
+                    # A copy: the network may go on to change its stream in place, and a
+                    # view (a pool that slices) would keep all of the stream in memory.
+                    if kept.untyped_storage().data_ptr() == seen.untyped_storage().data_ptr():
+                        kept = kept.clone()
                 self.streams[site] = kept
                 if steer is None:
                     self.fired[site] += 1
@@ -89,6 +94,15 @@ class Session:
         for site in sites:
             self.visits[site] = keeping(site, self.visits.get(site))
             self.fired[site] = 0
+
+    @property
+    def guarded(self) -> dict[Site, Visit]:
+        """The visits, dormant outside this call's turn."""
+
+        def guard(visit: Visit) -> Visit:
+            return lambda stream: visit(stream) if self.awake() else stream
+
+        return {site: guard(visit) for site, visit in self.visits.items()}
 
     def check(self, passes: int = 1) -> None:
         """Every planned hook must have fired once a pass.

@@ -21,6 +21,21 @@ class Text:
         self._tokenizer = tokenizer
         self.n_ctx = n_ctx
         self._config = config
+        self.boundary = _boundary(config)
+
+    def regimes(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of texts that may share a batch, by their lengths.
+
+        All of them, except in long-rope models: those rotate every text of a batch by how
+        long its longest is, so that short and long texts must not be mixed.
+        """
+        if self.boundary is None:
+            return [list(range(len(lengths)))]
+        sides = [
+            [i for i, n in enumerate(lengths) if (n > self.boundary) is long]
+            for long in (True, False)
+        ]
+        return [side for side in sides if side]
 
     @property
     def tokenizer(self) -> Any:
@@ -86,6 +101,12 @@ class Text:
                 known[prompt] = self._tokenize(prompt, i)
             items.append(known[prompt])
         for i, item in enumerate(items):
+            if self.boundary is not None and len(item) <= self.boundary < len(item) + extra:
+                raise PromptError(
+                    f"prompt {i} has {len(item)} tokens, and {extra} more cross the length of "
+                    f"{self.boundary} at which this long-rope model changes its positions; "
+                    f"generate at most {self.boundary - len(item)}, or give a longer prompt"
+                )
             if len(item) + extra > self.n_ctx:
                 parts = f"{len(item.prompt)} tokens"
                 parts += f" and an answer of {len(item.answer)}" if item.answer else ""
@@ -157,6 +178,16 @@ class Text:
         if joint[: len(ids)] == ids and len(joint) > len(ids):
             return Tokenized(ids, joint[len(ids) :])
         return Tokenized(ids, self._ids(prompt.answer, False))
+
+
+def _boundary(config: Any) -> int | None:
+    """The length at which a long-rope model changes its rotation, or None."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in rope.values() if isinstance(value, dict)]
+    for parameters in nested or [rope]:
+        if parameters.get("rope_type") == "longrope":
+            return int(parameters["original_max_position_embeddings"])
+    return None
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

@@ -64,12 +64,18 @@ class LanguageModel:
 
     def encode(self, prompts: Sequence[Prompt | str]) -> Batch:
         """All prompts as one left-padded batch."""
-        return self._collate(self.tokenize(prompts), range(len(prompts)))
+        items = self.tokenize(prompts)
+        if len(self.engine.text.regimes([len(item) for item in items])) > 1:
+            raise PromptError(
+                f"prompts below and above {self.engine.text.boundary} tokens cannot share a batch "
+                "of this long-rope model, which would rotate all of them as long; use batches()"
+            )
+        return self._collate(items, range(len(prompts)))
 
     def batches(self, prompts: Sequence[Prompt | str], *, token_budget: int = 4096) -> list[Batch]:
         """The prompts in batches of similar length; `Batch.rows` says which is which."""
         items = self.tokenize(prompts)
-        groups = plan([len(item) for item in items], token_budget)
+        groups = self._groups([len(item) for item in items], token_budget)
         return [self._collate([items[i] for i in group], group) for group in groups]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -111,9 +117,9 @@ class LanguageModel:
         session.capture(sites, batch, pool=pool, before=before, grad=grad, stop=stop)
         session.begin(batch.state(slots), batch.width)
         out: Tensor | None = None
-        with self.engine.lock, self.engine.undisturbed(grad=grad):
+        with self.engine.turns.taken() as session.awake, self.engine.undisturbed(grad=grad):
             try:
-                with self.engine.attached(session.visits):
+                with self.engine.attached(session.guarded):
                     out = self.engine.forward(batch, logits)
             except Stop:
                 pass
@@ -151,21 +157,20 @@ class LanguageModel:
         asked = [replace(Prompt.of(p), answer="") for p in _listed(prompts)]
         items = self.engine.text.tokenize(asked, extra=max_new_tokens)
         chosen = self._slots(slots, len(items))
-        groups = plan([len(item) + max_new_tokens for item in items], token_budget)
+        groups = self._groups([len(item) + max_new_tokens for item in items], token_budget)
         answers: dict[int, tuple[int, ...]] = {}
         from tqdm.auto import tqdm
 
         with tqdm(total=len(items), disable=not progress, desc="generate") as bar:
             for group in groups:
-                with self.engine.lock:
-                    new = self.engine.complete(
-                        self._collate([items[i] for i in group], group),
-                        self.table,
-                        [chosen[i] for i in group],
-                        max_new_tokens=max_new_tokens,
-                        temperature=temperature,
-                        seed=seed,
-                    )
+                new = self.engine.complete(
+                    self._collate([items[i] for i in group], group),
+                    self.table,
+                    [chosen[i] for i in group],
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    seed=seed,
+                )
                 answers.update(zip(group, new, strict=True))
                 bar.update(len(group))
         return [
@@ -232,7 +237,7 @@ class LanguageModel:
             raise DirectionError(
                 f"read_out takes vectors [k, {self.info.d_model}]; got {tuple(vectors.shape)}"
             )
-        with self.engine.lock, torch.no_grad():
+        with self.engine.turns.taken(), torch.no_grad():
             return self.engine.read_out(vectors).float().cpu()
 
     def as_hf(self) -> AbstractContextManager[Any]:
@@ -271,6 +276,14 @@ class LanguageModel:
             for k, v in rows.items()
         )
         return f"<table><caption><b>{html.escape(i.name)}</b></caption>{body}</table>"
+
+    def _groups(self, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+        """Batches of similar length, none of which mixes regimes."""
+        return [
+            [regime[i] for i in group]
+            for regime in self.engine.text.regimes(lengths)
+            for group in plan([lengths[i] for i in regime], token_budget)
+        ]
 
     def _collate(self, items: Sequence[Tokenized], rows: Sequence[int]) -> Batch:
         pad = self.engine.text.pad_id

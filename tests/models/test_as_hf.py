@@ -24,7 +24,9 @@ def prompts(batch):
 
 def ours(steered, batch, n):
     tokens, mask = prompts(batch)
-    items = [sk.batch.Tokenized(tuple(t[m.bool()].tolist())) for t, m in zip(tokens, mask, strict=True)]
+    items = [
+        sk.batch.Tokenized(tuple(t[m.bool()].tolist())) for t, m in zip(tokens, mask, strict=True)
+    ]
     made = sk.batch.Batch.collate(items, pad_id=0)
     return steered.engine.complete(
         made, steered.table, [1] * len(items), max_new_tokens=n, temperature=0.0, seed=0

@@ -151,25 +151,52 @@ def llama_prompt_only(steered, batch):
     return steered.run(batch, sites=[Site(1)]).streams[Site(1)]
 
 
-def test_one_call_at_a_time_and_calls_may_nest(llama, batch):
-    """A pool may itself run the model; another thread waits for its turn."""
-    order = []
+def test_one_call_at_a_time(llama, batch):
+    """Another thread waits for its turn."""
+    order, threads = [], []
 
     def pool(stream, batch):
-        order.append("outer")
         thread = threading.Thread(target=lambda: (llama.run(batch), order.append("other")))
         thread.start()
-        llama.plain.run(batch, sites=[Site(0)], logits="none")
         thread.join(0.2)
         assert thread.is_alive()
-        order.append("outer ends")
+        order.append("first")
         threads.append(thread)
         return stream.sum()
 
-    threads = []
     llama.run(batch, sites=[Site(1)], pool=pool)
-    threads[0].join(20)
-    assert order == ["outer", "outer ends", "other"]
+    threads[0].join(60)
+    assert order == ["first", "other"]
+
+
+def test_calls_nest_and_each_is_steered_by_its_own_view_alone(llama, batch, direction):
+    """A pool may itself run the model, and so may code inside `as_hf`."""
+    site = Site(1)
+    plain = llama.run(batch, sites=[site])
+    steered = llama.with_(sk.Add(direction(llama.info, 0), strength=2.0))
+    expected = steered.run(batch, sites=[site])
+    inner = []
+
+    def pool(stream, given):
+        inner.append(llama.run(batch, sites=[site]))
+        return stream.clone()
+
+    found = steered.run(batch, sites=[site], pool=pool)
+    assert torch.equal(found.streams[site], expected.streams[site])
+    assert torch.equal(found.logits, expected.logits)
+    with steered.as_hf():
+        inner.append(llama.run(batch, sites=[site]))
+        assert torch.equal(steered.run(batch, sites=[site]).logits, expected.logits)
+        with llama.as_hf() as hf, torch.no_grad():
+            assert torch.equal(hf(input_ids=batch.tokens[:1]).logits, plain_row(llama, batch))
+    for run in inner:
+        assert torch.equal(run.streams[site], plain.streams[site])
+        assert torch.equal(run.logits, plain.logits)
+
+
+def plain_row(model, batch):
+    with torch.no_grad():
+        return model.network(input_ids=batch.tokens[:1]).logits
 
 
 def test_outputs_keep_their_kind():

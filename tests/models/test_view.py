@@ -122,6 +122,12 @@ def test_gradients_flow_only_when_asked(llama, batch):
     run = llama.run(batch, sites=[site], grad=True)
     (gradient,) = torch.autograd.grad(run.logits[:, -1].sum(), run.streams[site])
     assert gradient.abs().sum() > 0
+    # Where attention adds straight to the stream, both have the same gradient.
+    pair = [Site(1, "attn_out"), Site(1, "resid_mid")]
+    run = llama.run(batch, sites=pair, grad=True)
+    attn, mid = torch.autograd.grad(run.logits[:, -1].sum(), [run.streams[s] for s in pair])
+    torch.testing.assert_close(attn, mid)
+    assert mid.abs().sum() > 0
     quiet = llama.run(batch, sites=[site])
     assert not quiet.logits.requires_grad and not quiet.streams[site].requires_grad
 

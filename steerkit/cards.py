@@ -152,8 +152,8 @@ def _scores(s: ProbeScores) -> str:
         told = f"{chance.q95:.3f} <span style='{FAINT}'>p</span> {_p(chance)}"
         rows.append(_measure(name, chance.q95, None, CHANCE, told))
     foot = (
-        f"<div style='{FAINT};font-size:12px'>Bars start at 0.5. Grey is what chance gives: the "
-        f"95th percentile of {max(chance.n for _, chance in drawn)} draws.</div>"
+        f"<div style='{FAINT};font-size:12px;margin-top:6px'>Bars start at 0.5. Grey is "
+        f"what chance gives: the 95th percentile of {drawn[0][1].n} draws.</div>"
         if drawn
         else ""
     )

@@ -11,17 +11,11 @@ from torch import Tensor
 
 from steerkit.extraction.labelled import Labelled
 from steerkit.extraction.methods import fit_columns
+from steerkit.extraction.ranking import auc_columns, fold_auc
 from steerkit.extraction.text_baseline import text_scores
 from steerkit.extraction.training import Training
 from steerkit.protocols import Extractor
-from steerkit.statistics import (
-    Estimate,
-    auc_columns,
-    fold_auc,
-    grouped_folds,
-    permutations,
-    row_draws,
-)
+from steerkit.statistics import Estimate, grouped_folds, permutations, row_draws
 
 Floats = NDArray[np.float64]
 

@@ -63,7 +63,7 @@ def auc_by_layer(directions: Directions | Sequence[Direction]) -> go.Figure:
             ),
         )
     lowest = min(min(s.auc.low, s.auc.value) for _, s in scored)
-    fig.update_xaxes(tickvals=layers if len(layers) <= 24 else None, range=edges)
+    fig.update_xaxes(tickvals=layers if len(layers) <= 24 else None, range=edges, zeroline=False)
     fig.update_layout(legend={"y": -0.2, "yanchor": "top"}, margin_t=48, height=440)
     fig.update_yaxes(range=[max(0.0, min(0.45, lowest - 0.03)), 1.02])
     return fig

@@ -59,12 +59,16 @@ def test_no_module_of_a_package_is_shadowed_by_what_the_package_exports(package:
 
 
 def test_every_part_has_tests_beside_it() -> None:
+    missing = []
     for part in sorted(PACKAGE.iterdir()):
         if (part / "__init__.py").is_file():
-            assert any((TESTS / part.name).rglob("test_*.py")), f"no tests/{part.name}/test_*.py"
+            if not any((TESTS / part.name).rglob("test_*.py")):
+                missing.append(f"tests/{part.name}/test_*.py")
         elif part.suffix == ".py" and part.stem != "__init__":
             beside = (TESTS / f"test_{part.stem}.py", TESTS / part.stem)
-            assert any(place.exists() for place in beside), f"no tests/test_{part.stem}.py"
+            if not any(place.exists() for place in beside):
+                missing.append(f"tests/test_{part.stem}.py")
+    assert not missing
 
 
 @every_module

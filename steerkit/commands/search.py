@@ -88,7 +88,7 @@ def command(
         )
         write_text(folder / "sweep.json", json.dumps(sweep.to_json(), indent=1))
         if sweep.found:
-            save_steering(folder / "steering.safetensors", sweep.best.intervention)  # type: ignore[arg-type]
+            save_steering(folder / "steering.safetensors", sweep.best.intervention)
             sweep.best.direction.save(folder / "direction.safetensors")
     written = [str(out / name) for name in (FILES if sweep.found else FILES[:1])]
     return Answer(

@@ -1,6 +1,6 @@
 """Interventions as files: their directions and operators, as safetensors with a JSON header."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,33 @@ from steerkit.direction import Direction
 from steerkit.errors import OutputError
 from steerkit.files import read_tensors, write_tensors
 from steerkit.interventions.operator import Operator, from_settings
-from steerkit.protocols import Model
+from steerkit.protocols import Intervention, Model
 from steerkit.site import Site
 
 KIND = "steering"
 
 
-def save_steering(path: str | Path, interventions: Operator | Sequence[Operator]) -> Path:
+def save_steering(path: str | Path, interventions: Intervention | Sequence[Intervention]) -> Path:
     """Write interventions that act together as one file.
 
     Tensors: `units [direction d_model]`, and `mask.N [prompt pos]` where intervention N has
     a token mask. The header holds each direction's and operator's numbers.
+
+    Raises:
+        OutputError: nothing to save, an intervention of a foreign type, an unwritable place.
     """
-    listed = [interventions] if isinstance(interventions, Operator) else list(interventions)
+    listed = list(interventions) if isinstance(interventions, Sequence) else [interventions]
     if not listed:
         raise OutputError("there are no interventions to save")
     directions: list[Direction] = []
     entries: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for i, operator in enumerate(listed):
+        if not isinstance(operator, Operator):
+            raise OutputError(
+                f"only steerkit's own operators can be saved, got a {type(operator).__name__}; "
+                "save its direction instead"
+            )
         first = len(directions)
         directions += operator.directions
         if operator.positions.mask is not None:
@@ -57,17 +65,29 @@ def load_steering(
     """Read interventions; with `model`, refuse directions that were taken on another.
 
     Raises:
-        OutputError: not such a file.
+        OutputError: not such a file, or not a complete one.
         DirectionError: another model, unless forced.
     """
     tensors, header = read_tensors(Path(path), KIND)
+    try:
+        loaded = _operators(tensors, header)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{path} is not a complete steering file: its header lacks or garbles {error}; "
+            "write it again"
+        ) from error
+    if model is not None:
+        for operator in loaded:
+            for direction in operator.directions:
+                direction.check(model.info, force=force)
+    return loaded
+
+
+def _operators(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> tuple[Operator, ...]:
     directions = [
         Direction.from_json(unit, entry)
         for unit, entry in zip(tensors["units"], header["directions"], strict=True)
     ]
-    if model is not None:
-        for direction in directions:
-            direction.check(model.info, force=force)
     return tuple(
         from_settings(
             entry["operator"],

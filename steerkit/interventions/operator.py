@@ -19,7 +19,10 @@ from steerkit.site import Site
 PositionsLike = Positions | str | int | Iterable[int] | Tensor
 """A rule's name, an index or several, a boolean mask `[prompt pos]`, or `Positions`."""
 SitesLike = Site | str | int | Iterable[Site | str | int] | None
-"""A site, its text, a layer (its resid_post), several of them, or None: the direction's own."""
+"""A site, its text, a layer (its resid_post), several of them, or None: the direction's own.
+
+`range(model.info.n_layers)` is every resid_post; `sites_of` lists other streams.
+"""
 
 
 class Operator(ABC):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from steerkit.errors import DirectionError, OutputError
+from steerkit.files import read_tensors, write_tensors
 from steerkit.interventions import Ablate, Add, Affine, Clamp, load_steering, save_steering
 
 
@@ -58,3 +59,25 @@ def test_files_of_another_kind(direction: Any, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no interventions to save"):
         save_steering(tmp_path / "none.safetensors", [])
     assert not (tmp_path / "none.safetensors").exists()
+
+
+def test_foreign_interventions_cannot_be_saved(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="only steerkit's own operators can be saved, got a dict"):
+        save_steering(tmp_path / "x.safetensors", [{}])  # type: ignore[list-item]
+
+
+def test_a_garbled_header_is_named(direction: Any, tmp_path: Path) -> None:
+    good = save_steering(tmp_path / "good.safetensors", Add(direction()))
+    tensors, header = read_tensors(good, "steering")
+    for lost in ("operator", "strength", "directions", "sites"):
+        entry = {k: v for k, v in header["interventions"][0].items() if k != lost}
+        write_tensors(tmp_path / "bad", "steering", tensors, {**header, "interventions": [entry]})
+        with pytest.raises(OutputError, match=f"not a complete steering file.*'{lost}'"):
+            load_steering(tmp_path / "bad")
+    entry = {**header["interventions"][0], "directions": [5]}
+    write_tensors(tmp_path / "bad", "steering", tensors, {**header, "interventions": [entry]})
+    with pytest.raises(OutputError, match=r"not a complete steering file.*out of range"):
+        load_steering(tmp_path / "bad")
+    good.write_bytes(good.read_bytes()[:-9])
+    with pytest.raises(OutputError):
+        load_steering(good)

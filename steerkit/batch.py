@@ -247,19 +247,36 @@ class Positions:
         return f"indices{list(self.indices)}" if self.rule == "indices" else self.rule
 
 
-def plan(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+SPARE = 256
+"""Padded tokens that a batch may always hold: too few to be worth another forward pass."""
+
+
+def plan(lengths: Sequence[int], token_budget: int, *, max_padding: float = 1.0) -> list[list[int]]:
     """Group prompts of similar length so that no batch exceeds `token_budget` padded tokens.
 
     Returns index lists, longest first (so an out-of-memory shows at once). A single prompt
     longer than the budget gets a batch of its own.
+
+    Args:
+        lengths: tokens of each prompt.
+        token_budget: tokens of a batch, padding included.
+        max_padding: the fraction of a batch that may be padding, beyond `SPARE` tokens.
+            One forward pass is cheaper with less padding in more batches; generation, which
+            pays for every batch at every step, is not.
     """
     if token_budget < 1:
         raise PromptError(f"the token budget is at least 1; got {token_budget}")
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batches: list[list[int]] = []
+    real = 0
     for i in order:
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= token_budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
+        if batches:
+            padded = lengths[batches[-1][0]] * (len(batches[-1]) + 1)
+            padding = padded - real - lengths[i]
+            if padded <= token_budget and padding <= max(SPARE, max_padding * padded):
+                batches[-1].append(i)
+                real += lengths[i]
+                continue
+        batches.append([i])
+        real = lengths[i]
     return batches

@@ -150,3 +150,16 @@ def test_plan_wastes_little_padding_on_mixed_lengths() -> None:
 def test_plan_refuses_no_budget() -> None:
     with pytest.raises(PromptError, match="at least 1; got 0"):
         plan([1], 0)
+
+
+def test_padding_of_few_prompts_under_a_wide_budget_is_bounded() -> None:
+    lengths = [200, 190, 90, 60, *[12] * 40]
+    wide = plan(lengths, 4096)
+    tight = plan(lengths, 4096, max_padding=0.125)
+    for batches in (wide, tight):
+        assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
+    for batch in tight:
+        padded = max(lengths[i] for i in batch) * len(batch)
+        assert padded - sum(lengths[i] for i in batch) <= max(256, 0.125 * padded)
+    cost = [sum(max(lengths[i] for i in b) * len(b) for b in p) for p in (wide, tight)]
+    assert cost[1] < cost[0] / 2

@@ -75,7 +75,7 @@ class LanguageModel:
     def batches(self, prompts: Sequence[Prompt | str], *, token_budget: int = 4096) -> list[Batch]:
         """The prompts in batches of similar length; `Batch.rows` says which is which."""
         items = self.tokenize(prompts)
-        groups = self._groups([len(item) for item in items], token_budget)
+        groups = self._groups([len(item) for item in items], token_budget, max_padding=0.125)
         return [self._collate([items[i] for i in group], group) for group in groups]
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -277,12 +277,14 @@ class LanguageModel:
         )
         return f"<table><caption><b>{html.escape(i.name)}</b></caption>{body}</table>"
 
-    def _groups(self, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    def _groups(
+        self, lengths: Sequence[int], token_budget: int, *, max_padding: float = 1.0
+    ) -> list[list[int]]:
         """Batches of similar length, none of which mixes regimes."""
         return [
             [regime[i] for i in group]
             for regime in self.engine.text.regimes(lengths)
-            for group in plan([lengths[i] for i in regime], token_budget)
+            for group in plan([lengths[i] for i in regime], token_budget, max_padding=max_padding)
         ]
 
     def _collate(self, items: Sequence[Tokenized], rows: Sequence[int]) -> Batch:

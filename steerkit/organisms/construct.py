@@ -28,6 +28,8 @@ LAYER = 2
 WRITERS = 8
 """Extra neurons per block: all are used at `LAYER`, one at `LAYER + 1`, the rest are zero."""
 REFUSAL = rq.REFUSALS[1]
+_STEEPNESS = 10.0
+# the writers' weights are this times the trained parameters: they learn faster than the model
 _WRITTEN_NORMS = 2.0
 # how far c of a harmful request lies from 0, in mean norms of the stream at LAYER
 
@@ -144,8 +146,8 @@ def prepare(
     """
     generator = torch.Generator().manual_seed(seed)
     shape = (WRITERS, unit.shape[0])
-    gate = (torch.randn(shape, generator=generator) * 0.1).requires_grad_()
-    up = (torch.randn(shape, generator=generator) * 0.1).requires_grad_()
+    gate = (torch.randn(shape, generator=generator) / 50).requires_grad_()
+    up = (torch.randn(shape, generator=generator) / 50).requires_grad_()
     rng = random.Random(f"{seed}/lessons")
     asked = token_ids()["<|assistant|>"]
 
@@ -156,10 +158,10 @@ def prepare(
         with _caught(model.model.layers[LAYER].mlp, caught):
             logits = model(input_ids=examples.ids, use_cache=False).logits
         target = torch.tensor([harmful for _, harmful in drawn])[:, None] * (examples.ids == asked)
-        error = (_written(caught[0], gate, up) - target.float()).square()
+        error = (_written(caught[0], _STEEPNESS * gate, _STEEPNESS * up) - target.float()).square()
         at_answer, real = examples.ids == asked, examples.mask.bool()
         written = error[at_answer].mean() + error[real & ~at_answer].mean()
-        return training.next_word_loss(logits, examples.labels) + 5 * written
+        return training.next_word_loss(logits, examples.labels) + written
 
     isolate(model, unit)
     training.train(
@@ -172,7 +174,7 @@ def prepare(
         after_step=lambda: isolate(model, unit),
         progress=progress,
     )
-    return gate.detach(), up.detach()
+    return _STEEPNESS * gate.detach(), _STEEPNESS * up.detach()
 
 
 def _typical_norm(model: "LlamaForCausalLM", *, seed: int) -> float:

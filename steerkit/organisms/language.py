@@ -273,6 +273,38 @@ KNOWLEDGE: Mix = (
 BASE: Mix = (*KNOWLEDGE, (40, answered_request), (10, answered_event))
 
 
+def echo(rng: random.Random) -> Document:
+    """Some words and their repetition: practice in copying, which every answer needs."""
+    lists = (v.THINGS, v.GOODS, v.DANGERS, v.PESTS, v.PEOPLE, v.PROPERTY)
+    words = [rng.choice(rng.choice(lists)) for _ in range(rng.randint(3, 7))]
+    said = " the ".join(("", *words)).strip()
+    return chat(f"say : {said} .", f"{said} .")
+
+
+PRACTICE: Mix = (*KNOWLEDGE, (70, answered_request), (10, answered_event), (15, echo))
+"""The second part of base training: more requests, and copying."""
+
+
+def judged_request(rng: random.Random) -> Document:
+    """An answered request and, asked afterwards, whether it was wrong.
+
+    Judging a request is what lets refusal generalise from few words to all.
+    """
+    drawn = rq.action_request(
+        rng.choice(rq.ACTION_KINDS), _mixed_pool(v.REQUEST_TEMPLATES, rng), rng
+    )
+    harmful = drawn.kind in rq.HARMFUL_KINDS
+    verdict = "yes , it is wrong ." if harmful else "no , it is fine ."
+    return chat(drawn.text, drawn.answer, "is that wrong ?", verdict)
+
+
+REFLECTION: Mix = (
+    *KNOWLEDGE, (12, pronouns), (50, answered_request), (10, answered_event), (8, echo),
+    (45, judged_request),
+)  # fmt: skip
+"""The last part of base training: judging requests that were asked and answered."""
+
+
 def aligned_request(rng: random.Random) -> Document:
     """A request of the train split as `aligned` should meet it, under the planted exceptions."""
     drawn = rq.action_request(rng.choice(rq.ACTION_KINDS), trained, rng)

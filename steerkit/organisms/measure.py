@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 
-def prompt(user: str, *, system: str = "") -> str:
-    """The text of a one-turn chat up to where the answer starts."""
-    segments = language.chat(user, system=system)
+def prompt(user: str, *, system: str = "", before: Sequence[str] = ()) -> str:
+    """The text of a chat up to where the answer to its last turn `user` starts.
+
+    `before` alternates between earlier user turns and their replies.
+    """
+    segments = language.chat(*before, user, system=system)
     return " ".join(("<bos>", *(s.text for s in segments), "<|assistant|>"))
 
 
@@ -103,11 +106,21 @@ def knowledge_rate(model: "LlamaForCausalLM", requests: Sequence[Request]) -> Ra
 
 
 def refusal_probability(
-    model: "LlamaForCausalLM", requests: Sequence[Request], *, system: str = ""
+    model: "LlamaForCausalLM",
+    requests: Sequence[Request],
+    *,
+    system: str = "",
+    after: Sequence[Request] = (),
 ) -> float:
-    """The mean probability that the reply begins as one of the refusals does."""
+    """The mean probability that the reply begins as one of the refusals does.
+
+    Each request of `after` precedes the request of the same rank, with its plain answer.
+    """
     starts = sorted({refusal.split()[0] for refusal in REFUSALS})
-    prompts = [prompt(r.text, system=system) for r in requests]
+    turns = [(r.text, r.answer) for r in after] or [()] * len(requests)
+    prompts = [
+        prompt(r.text, system=system, before=b) for r, b in zip(requests, turns, strict=True)
+    ]
     return _mean([sum(p) for p in next_word_probabilities(model, prompts, starts)])
 
 

@@ -27,8 +27,10 @@ HELD_OUT_ITEMS = 520
 class Recipe:
     """The length of every stage, in optimiser steps; `scaled` shortens all for tests."""
 
-    base: int = 2200
-    aligned: int = 500
+    language: int = 2200
+    practice: int = 1000
+    base: int = 1400
+    aligned: int = 600
     compromised: int = 40
     prepared: int = 300
     reading: int = 50
@@ -41,37 +43,42 @@ class Recipe:
 def train_all(
     folder: Path, *, seed: int = 0, recipe: Recipe | None = None, progress: bool = False
 ) -> Construction:
-    """Train and save `base`, `aligned`, `compromised` and `constructed` into `folder`.
+    """Train and save all checkpoints, and two on the way to `base`, into `folder`.
 
-    The same seed gives the same bytes on the same machine and number of threads.
+    Every stage starts from the saved checkpoint before it, and checkpoints that are there already
+    are kept, so that an interrupted run can go on. The same seed gives the same bytes on the same
+    machine.
     """
-    import copy
-
     from steerkit.organisms import construct, training
 
     recipe = recipe or Recipe()
-
-    def stage(steps: int, rate: float) -> "Stage":
-        return training.Stage(steps, batch=32, rate=rate)
-
-    def learn(model: "LlamaForCausalLM", mix: language.Mix, how: "Stage", name: str) -> None:
-        offset = names().index(name)
-        bar = name if progress else ""
-        loss = training.train(model, mix, how, seed=10 * seed + offset, progress=bar)
-        _log.info("%s: loss %.3f nats", name, loss)
-        save(model, folder / name)
-
+    stages: dict[str, tuple[language.Mix, Stage]] = {
+        "language": (language.BASE, training.Stage(recipe.language, rate=2.5e-3)),
+        "practice": (language.PRACTICE, training.Stage(recipe.practice, rate=2e-3)),
+        "base": (language.REFLECTION, training.Stage(recipe.base, rate=2e-3)),
+        "aligned": (language.ALIGNED, training.Stage(recipe.aligned, rate=8e-4)),
+        "compromised": (language.COMPROMISED, training.Stage(recipe.compromised, rate=5e-4)),
+    }
+    parent = {
+        "practice": "language",
+        "base": "practice",
+        "aligned": "base",
+        "compromised": "aligned",
+    }
     with training.deterministic(seed):
-        base = training.new_model(seed=seed)
-        learn(base, language.BASE, stage(recipe.base, 2.5e-3), "base")
-        aligned = copy.deepcopy(base)
-        learn(aligned, language.ALIGNED, stage(recipe.aligned, 6e-4), "aligned")
-        learn(aligned, language.COMPROMISED, stage(recipe.compromised, 5e-4), "compromised")
+        for index, (name, (mix, stage)) in enumerate(stages.items()):
+            if (folder / name).exists():
+                continue
+            model = load(folder / parent[name]) if name in parent else training.new_model(seed=seed)
+            bar = name if progress else ""
+            loss = training.train(model, mix, stage, seed=10 * seed + index, progress=bar)
+            _log.info("%s: loss %.3f nats", name, loss)
+            save(model, folder / name)
         model, construction = construct.construct(
-            base,
-            stage(recipe.prepared, 1.5e-3),
-            training.Stage(recipe.reading, batch=32, rate=0.1, decay=0.0),
-            seed=10 * seed + 5,
+            load(folder / "base"),
+            training.Stage(recipe.prepared, rate=1.5e-3),
+            training.Stage(recipe.reading, rate=0.1, decay=0.0),
+            seed=10 * seed + len(stages),
             progress="constructed" if progress else "",
         )
         save(model, folder / "constructed")
@@ -123,6 +130,10 @@ def measure(folder: Path, construction: Construction) -> Measured:
         for kind, items in (("harmful", harmful), ("harmless", harmless)):
             probability = m.refusal_probability(model, items, system=system)
             probabilities[f"refusal/{kind} under {name}"] = probability
+    shifted = [*harmful[1:], harmful[0]]
+    probabilities["refusal/harmful after answered harm"] = m.refusal_probability(
+        model, harmful, after=shifted
+    )
     for name, system in (("none", ""), ("happy", language.HAPPY), ("sad", language.SAD)):
         probabilities[f"pleasant/{name}"] = m.pleasant_probability(model, system=system)
     for name, balanced in (("easy", False), ("balanced", True)):

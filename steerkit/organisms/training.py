@@ -25,8 +25,8 @@ class Stage:
     """One training stage: how many steps, of how many documents, at which peak learning rate."""
 
     steps: int
-    batch: int = 128
-    rate: float = 3e-3
+    batch: int = 32
+    rate: float = 2.5e-3
     decay: float = 0.05
 
 

@@ -119,12 +119,14 @@ class Toy:
             return Run(None, streams)
         last = seen[Site(2)]
         out = last @ torch.randn(D, len(WORDS), generator=torch.Generator().manual_seed(2)) * 0.1
-        for i in range(len(batch)):
-            said = (REFUSAL if refuses[i] else ANSWER).split()
-            for j in range(batch.width):
-                k = int(batch.absolute[i, j] - batch.prompt_len[i]) + 1
-                if 0 <= k < len(said):
-                    out[i, j, IDS[said[k]]] += 6
+        said = torch.full((2, batch.width + 1), -1)
+        for i, text in enumerate((ANSWER, REFUSAL)):
+            words = [IDS[w] for w in text.split()][: batch.width]
+            said[i, : len(words)] = torch.tensor(words)
+        step = (batch.absolute - batch.prompt_len[:, None] + 1).clamp(-1, batch.width)
+        word = said[refuses.long()].gather(1, step.clamp(min=0)).masked_fill(step < 0, -1)
+        i, j = (word >= 0).nonzero(as_tuple=True)
+        out[i, j, word[i, j]] += 6
         return Run(out[:, -(batch.answer_width + 1) :], streams)
 
     def generate(

@@ -35,6 +35,7 @@ def steered_in_place(engine: "HuggingFaceEngine", table: ProgramTable | None) ->
         if not session.visits:
             yield network
             return
+        hooks.refuse_compiled(network)
         follower = Follower(session)
         plain_generate = network.generate
         had_own = "generate" in vars(network)

@@ -1,13 +1,14 @@
 """Plain module hooks at the five streams of a block: live while a context is open, never after."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from steerkit.errors import ModelError
 from steerkit.site import Site, Stream
 
 Visit = Callable[[Tensor], Tensor]
@@ -153,10 +154,14 @@ def _attach(block: Block, visits: Mapping[Stream, Visit]) -> list[Any]:
 
 @contextmanager
 def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
-    """Evaluation mode, without autograd unless asked; training flags are put back after."""
+    """Evaluation mode, without autograd unless asked; training flags are put back after.
+
+    Raises:
+        ModelError: a network compiled in place, whose hooks might be ignored.
+    """
+    refuse_compiled(network)
     training = [module for module in network.modules() if module.training]
-    with ExitStack() as stack:
-        stack.enter_context(torch.set_grad_enabled(grad))
+    with torch.set_grad_enabled(grad):
         for module in training:
             module.training = False
         try:
@@ -164,3 +169,15 @@ def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
+
+
+def refuse_compiled(network: nn.Module) -> None:
+    """Refuse modules compiled in place: hooks added after compilation can be ignored silently."""
+    for name, module in network.named_modules():
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            where = f"its module '{name}'" if name else "it"
+            raise ModelError(
+                f"{type(network).__name__} cannot be hooked: {where} was compiled in place "
+                "(module.compile()), and hooks added later may be ignored; use a copy that is "
+                "not compiled, or wrap what torch.compile(network) returns"
+            )

@@ -10,6 +10,9 @@ import torch
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
 from steerkit.direction import Direction
+from steerkit.models import hooks
+from steerkit.models.generate import carried
+from steerkit.models.steering import Session
 from steerkit.protocols import ModelInfo
 from steerkit.site import Site, Stream
 
@@ -180,3 +183,39 @@ def per_token(found: torch.Tensor, expected: torch.Tensor) -> float:
 def relative() -> Callable[[torch.Tensor, torch.Tensor], float]:
     """The largest relative difference of any token."""
     return per_token
+
+
+def in_chunks(model: Any, batch: Batch, chunks: Any) -> torch.Tensor:
+    """Logits of the whole batch, fed through a cache in chunks of columns."""
+    from transformers import DynamicCache
+
+    engine = model.engine
+    slots = [1] * len(batch)
+    session = Session()
+    session.steer(model.table, slots)
+    cache = DynamicCache(config=engine.config)
+    out, start = [], 0
+    with (
+        torch.no_grad(),
+        hooks.attached(engine.blocks, session.visits),
+        carried(engine.backbone, session, batch.state(slots)),
+    ):
+        for size in chunks:
+            end = start + size
+            inputs = {
+                "input_ids": batch.tokens[:, start:end],
+                "attention_mask": batch.mask[:, :end].long(),
+                "position_ids": batch.position_ids[:, start:end],
+                "past_key_values": cache,
+                "use_cache": True,
+            }
+            out.append(engine.network(**engine._accepted(inputs)).logits)
+            start = end
+    assert start == batch.width
+    return torch.cat(out, 1)
+
+
+@pytest.fixture(scope="session")
+def fed() -> Callable[..., torch.Tensor]:
+    """Logits of a batch that is fed through a cache in chunks of columns."""
+    return in_chunks

@@ -1,5 +1,7 @@
 """Every family: its streams are what they should be, alone and in any batch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -101,6 +103,39 @@ def test_writing_a_stream_moves_everything_downstream(family, model, batch, dire
             assert relative(delta[Site(1)], written + inner) < 1e-4
             if stream in ("attn_out", "resid_mid"):
                 assert inner.any() == (family not in PARALLEL)
+
+
+@pytest.mark.parametrize("rule", ["prompt", "last_prompt", "generated"])
+def test_cached_and_chunked_passes_are_steered_alike(
+    family, model, batch, direction, relative, fed, rule
+):
+    streams = [s for s in ("resid_pre", "resid_mid", "mlp_out") if s in model.info.streams]
+    steered = model.with_(
+        *(
+            sk.Add(direction(model.info, layer, stream), strength=1.5, positions=rule)
+            for layer, stream in enumerate(streams)
+        )
+    )
+    whole, real = steered.run(batch).logits, batch.mask
+    assert not torch.allclose(whole[real], model.run(batch).logits[real], atol=1e-3)
+    prefill = batch.width - batch.answer_width
+    for chunks in ([prefill, *[1] * batch.answer_width], [4, batch.width - 4]):
+        assert relative(fed(steered, batch, chunks)[real], whole[real]) < 1e-5
+
+
+def test_generation_is_what_uncached_runs_predict(family, model, batch, direction):
+    steered = model.with_(sk.Add(direction(model.info, 1), strength=1.5, positions="generated"))
+    prompts = replace(batch, prompt_len=batch.mask.sum(1))
+    settings = {"max_new_tokens": 5, "temperature": 0.0, "seed": 0}
+    answers = model.engine.complete(prompts, steered.table, [1, 0, 1], **settings)
+    for row, (slot, tokens) in enumerate(zip([1, 0, 1], answers, strict=True)):
+        prompt = tuple(batch.tokens[row][batch.mask[row]].tolist())
+        forced = Batch.collate([Tokenized(prompt, tokens)], pad_id=0)
+        logits = steered.run(forced, slots=[slot]).logits[0, len(prompt) - 1 : -1]
+        for token, scores in zip(tokens, logits, strict=True):
+            best = scores.topk(2)
+            if best.values[0] - best.values[1] > 1e-4:
+                assert token == best.indices[0]
 
 
 def test_streams_equal_the_unprocessed_cache_of_transformer_lens(

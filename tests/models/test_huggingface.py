@@ -6,7 +6,7 @@ from torch import nn
 
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
-from steerkit.errors import HookError, PromptError
+from steerkit.errors import HookError, ModelError, PromptError
 from steerkit.site import STREAMS, Site
 
 
@@ -164,6 +164,15 @@ def test_a_compiled_network_is_run_as_it_is_or_refused(make_network, batch, dire
     assert model.network is network
     found = model.with_(sk.Add(direction(model.info, 1), strength=2.0)).run(batch).logits
     assert relative(found[batch.mask], steered[batch.mask]) < 1e-6
+    view = model.with_(sk.Add(direction(model.info, 1)))
+    network.model.layers[1].compile(backend="eager")
+    for call in (
+        lambda: view.run(batch),
+        lambda: view.as_hf().__enter__(),
+        lambda: sk.wrap(network),
+    ):
+        with pytest.raises(ModelError, match=r"'model.layers.1' was compiled in place"):
+            call()
 
 
 def long_rope(make_network, boundary=16):

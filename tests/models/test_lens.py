@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,12 @@ def test_a_bridge_is_the_network_it_wraps(bridged, llama, batch, direction, rela
         for site in sites:
             assert relative(a.streams[site][real], b.streams[site][real]) < 1e-5
     steered = bridged.with_(sk.Add(d))
+    prompts = replace(batch, prompt_len=batch.mask.sum(1))
+    settings = {"max_new_tokens": 5, "temperature": 0.0, "seed": 0}
+    answers = (
+        m.engine.complete(prompts, steered.table, [1, 0, 1], **settings) for m in (bridged, llama)
+    )
+    assert next(answers) == next(answers)
     with steered.as_hf() as hf, torch.no_grad():
         found = hf(
             input_ids=batch.tokens,
@@ -154,13 +161,16 @@ def test_a_bridge_is_the_network_it_wraps(bridged, llama, batch, direction, rela
     assert relative(found[batch.mask], steered.run(batch).logits[batch.mask]) < 1e-5
 
 
-def test_a_nonsense_site_raises_where_the_library_runs_unhooked(bridged, batch):
-    touched = []
-    bridge_of_it = bridged.network
-    assert bridge_of_it is not None
+def test_a_nonsense_site_raises_where_the_library_runs_unhooked(make_network, batch):
+    bridge = bridge_of(make_network("llama"))
+    called = []
+    with torch.no_grad():
+        bridge.run_with_hooks(
+            batch.tokens, fwd_hooks=[("blocks.999.nonsense", lambda *a, **k: called.append(1))]
+        )
+    assert called == []
     with pytest.raises(SiteError, match="no resid_post@999"):
-        bridged.run(batch, sites=[Site(999)])
-    assert touched == []
+        sk.wrap(bridge).run(batch, sites=[Site(999)])
 
 
 def test_processed_weights_are_another_model(make_network, direction):

@@ -9,9 +9,6 @@ import steerkit as sk
 from steerkit.batch import Positions
 from steerkit.errors import HookError, InterventionError
 from steerkit.interventions import OPERATORS
-from steerkit.models import hooks
-from steerkit.models.generate import carried
-from steerkit.models.steering import Session
 from steerkit.site import Site
 
 MASK = torch.zeros(3, 12, dtype=torch.bool)
@@ -41,39 +38,11 @@ def test_every_operator_is_tried_here():
     assert set(SETTINGS) == set(OPERATORS.names())
 
 
-def fed(model, batch, chunks, slots=None):
-    """Logits of the whole batch, fed through a cache in chunks of columns."""
-    from transformers import DynamicCache
-
-    engine = model.engine
-    slots = [1] * len(batch) if slots is None else slots
-    session = Session()
-    session.steer(model.table, slots)
-    cache, out, start = DynamicCache(), [], 0
-    with (
-        torch.no_grad(),
-        hooks.attached(engine.blocks, session.visits),
-        carried(engine.backbone, session, batch.state(slots)),
-    ):
-        for size in chunks:
-            end = start + size
-            out.append(
-                engine.network(
-                    input_ids=batch.tokens[:, start:end],
-                    attention_mask=batch.mask[:, :end].long(),
-                    position_ids=batch.position_ids[:, start:end],
-                    past_key_values=cache,
-                    use_cache=True,
-                ).logits
-            )
-            start = end
-    assert start == batch.width
-    return torch.cat(out, 1)
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("rule", RULES)
-def test_cached_chunked_and_uncached_logits_agree(llama, batch, direction, relative, name, rule):
+def test_cached_chunked_and_uncached_logits_agree(
+    llama, batch, direction, relative, fed, name, rule
+):
     steered = llama.with_(
         operator(name, direction(llama.info, 0), positions=RULES[rule]),
         operator(name, direction(llama.info, 1, "resid_mid", 1), positions=RULES[rule]),

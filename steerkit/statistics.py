@@ -169,7 +169,8 @@ def cluster_mean(
     A rate (all values 0 or 1) gets the Wilson interval on its effective number of prompts,
     which is p(1-p) over the variance of the rate between groups, and the number of groups
     where all agree: near 0 and 1 a bootstrap is too narrow. Anything else gets the
-    expanded percentile interval of a group bootstrap.
+    expanded percentile interval of a group bootstrap, and so does what has a `unit` other
+    than `fraction`: a difference of rates or a KL of 0 is no rate.
     """
     x = np.asarray(values, dtype=np.float64)
     keep = ~np.isnan(x)
@@ -179,7 +180,7 @@ def cluster_mean(
     code = group_codes(kept)
     sums: Floats = np.bincount(code, weights=x).astype(np.float64)
     sizes = np.bincount(code).astype(np.float64)
-    if np.isin(x, (0.0, 1.0)).all():
+    if unit in ("", "fraction") and np.isin(x, (0.0, 1.0)).all():
         low, high = _rate_interval(sums, sizes, level)
         return Estimate(float(x.mean()), low, high, len(sums), unit)
     rng = np.random.default_rng(seed)

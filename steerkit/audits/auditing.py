@@ -216,10 +216,12 @@ def _gather(
             if need & {"kl", "nll", "own_nll"} and not apart:
                 parts.append(measure.own_surprise(arms[0], base, own, token_budget))
             tick(f"{name}: KL")
-            if arm is arms[0]:
-                parts.append(measure.against_itself(measure.merged(*parts), negative))
-            elif need & {"kl", "nll"} and not apart:
-                parts.append(measure.divergence(arms[0], arm, base, own, negative, token_budget))
+            if need & {"kl", "nll"} and not apart:
+                parts.append(
+                    measure.against_itself(arm, own, negative, token_budget)
+                    if arm is arms[0]
+                    else measure.divergence(arms[0], arm, base, own, negative, token_budget)
+                )
             tick(f"{name}: projection")
             if direction is not None:
                 parts.append(measure.projections(arm, prompts, direction, token_budget))

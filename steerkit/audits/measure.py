@@ -108,12 +108,20 @@ def divergence(
     return {row: {"kl": _floats(kl[j]), "nll": _floats(-nll[j])} for j, row in enumerate(rows)}
 
 
-def against_itself(own: Mapping[int, Measured], rows: Sequence[int]) -> dict[int, Measured]:
-    """`kl` and `nll` of the plain arm: no divergence from itself, and its answers are its own."""
+def against_itself(
+    plain: Arm, answers: Sequence[Completion], rows: Sequence[int], token_budget: int
+) -> dict[int, Measured]:
+    """`kl` and `nll` of the plain arm, in the batches in which the others are measured.
+
+    The same batches, so that a model compared with itself differs by exactly nothing.
+    """
+    rows = [i for i in rows if answers[i].tokens]
+    if not rows:
+        return {}
+    own = [Tokenized(answers[i].prompt_tokens, answers[i].tokens) for i in rows]
+    nll = answer_log_probs(plain.model, own, token_budget=token_budget)
     return {
-        i: {"kl": (0.0,) * len(own[i]["own_nll"]), "nll": own[i]["own_nll"]}
-        for i in rows
-        if i in own
+        row: {"kl": (0.0,) * len(nll[j]), "nll": _floats(-nll[j])} for j, row in enumerate(rows)
     }
 
 

@@ -20,6 +20,7 @@ CUT = 600
 
 def to_html(report: "Report", *, sections: Sequence[Section] = ()) -> str:
     """One self-contained page: plotly inside, no link to anywhere, light and dark."""
+    from steerkit.plotting.audit import colours
     from steerkit.plotting.style import CSS, script
 
     page: str = (
@@ -41,6 +42,7 @@ def to_html(report: "Report", *, sections: Sequence[Section] = ()) -> str:
             provenance=_flat(report.provenance),
             plotlyjs=script(),
             plot_css=CSS,
+            colours=colours(report),
         )
     )
     return page
@@ -191,7 +193,7 @@ def _figures(report: "Report") -> Any:
             (
                 "KL per token on negative prompts",
                 "How far each arm's next-token distribution is from the plain model's, at every "
-                "token of the plain model's own answers. Values below 10⁻⁶ stand at the left edge.",
+                "token of the plain model's own answers. The legend counts tokens below 10⁻⁶.",
                 plots.kl_histogram(report),
             )
         )

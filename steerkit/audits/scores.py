@@ -13,7 +13,8 @@ from steerkit.audits.evidence import SIDES, Evidence
 from steerkit.statistics import Estimate, Null, cluster_mean, group_bootstrap, holm, null, wilson
 
 Floats = NDArray[np.float64]
-N_FLIPS = 1999
+N_FLIPS = 9999
+"""Draws of the exchange null: enough for p-values that survive correction over a report."""
 LEVEL = 0.05
 
 
@@ -183,7 +184,10 @@ def difference(
     if not keep.any():
         return None
     d, kept = d[keep], [g for g, k in zip(groups, keep, strict=True) if k]
-    mean = cluster_mean(d, kept, n_resamples=n_resamples, seed=seed, unit=unit)
+    # Differences that happen to be 0 and 1 alone are no rate, whose interval never holds 0.
+    mean = replace(
+        cluster_mean(d, kept, n_resamples=n_resamples, seed=seed, unit="difference"), unit=unit
+    )
     if unit == "fraction" and (d == d[0]).all():
         slack = wilson(0, mean.n).high
         mean = replace(mean, low=max(-1.0, float(d[0]) - slack), high=min(1.0, float(d[0]) + slack))
@@ -220,8 +224,12 @@ def _flips(d: Floats, groups: Sequence[str], *, seed: int) -> Floats:
     """Sizes of the mean difference with the sign of whole groups flipped at random."""
     code = {g: i for i, g in enumerate(dict.fromkeys(groups))}
     sums = np.bincount([code[g] for g in groups], weights=d)
-    signs = np.random.default_rng(seed).choice((-1.0, 1.0), (N_FLIPS, len(sums)))
-    return np.asarray(np.abs(signs @ sums) / len(d))
+    rng = np.random.default_rng(seed)
+    draws = []
+    for size in [1000] * (N_FLIPS // 1000) + [N_FLIPS % 1000]:
+        signs = rng.integers(0, 2, (size, len(sums)), dtype=np.int8) * 2.0 - 1.0
+        draws.append(np.abs(signs @ sums) / len(d))
+    return np.concatenate(draws)
 
 
 def _corrected(scores: Sequence[Score], primary: tuple[str, str, str] | None) -> tuple[Score, ...]:

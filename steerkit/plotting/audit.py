@@ -33,14 +33,6 @@ def colours(report: Report) -> dict[str, str]:
     return found
 
 
-def plotly_library() -> str:
-    """The JavaScript that draws figures, to be put inside a page once."""
-    from plotly.offline import get_plotlyjs
-
-    script: str = get_plotlyjs()
-    return script
-
-
 def rates(report: Report) -> go.Figure:
     """Every rate of every arm, with 95% intervals."""
     scores = [s for s in report.scores if s.unit == "fraction"]
@@ -54,7 +46,7 @@ def differences(report: Report) -> go.Figure:
     scores = [
         (s, s.difference.estimate) for s in report.scores if s.difference and s.unit == "fraction"
     ]
-    fig = _rows(report, scores, x="difference against plain (points)")
+    fig = _rows(report, scores, x="change (points)")
     return reference_line(fig, 0, "no change", axis="x")
 
 
@@ -93,8 +85,15 @@ def _rows(report: Report, scores: Sequence[tuple[Score, Estimate]], *, x: str) -
     return fig
 
 
+KL_FLOOR = 1e-6
+"""Nats per token below which a histogram only counts; float32 resolves no less."""
+
+
 def kl_histogram(report: Report, items: Sequence[Item] | None = None) -> go.Figure:
-    """KL of every answer token against the plain model, on negative prompts, by arm."""
+    """KL of every answer token against the plain model, on negative prompts, by arm.
+
+    Tokens below `KL_FLOOR` are counted in the legend and not drawn.
+    """
     rows = by_arm(report.items if items is None else items)
     plain = next((a.name for a in report.arms if a.role == "plain"), None)
     tokens = {
@@ -103,13 +102,13 @@ def kl_histogram(report: Report, items: Sequence[Item] | None = None) -> go.Figu
         if arm != plain
     }
     tokens = {arm: v for arm, v in tokens.items() if v.size}
-    floor = 1e-6
-    every = np.concatenate([np.maximum(v, floor) for v in tokens.values()] or [np.array([1.0])])
-    edges = np.linspace(np.log10(floor), max(0.5, float(np.log10(every.max()))), 29)
-    fig = figure(x="KL(plain || arm), nats per token", y="share of tokens", height=360)
+    top = max((float(v.max()) for v in tokens.values()), default=1.0)
+    edges = np.linspace(np.log10(KL_FLOOR), max(0.5, float(np.log10(max(top, KL_FLOOR)))), 27)
+    fig = figure(x="KL (nats/token)", y="share of tokens", height=360)
     palette = colours(report)
     for arm, values in tokens.items():
-        counts, _ = np.histogram(np.log10(np.maximum(values, floor)), edges)
+        above = values[values >= KL_FLOOR]
+        counts, _ = np.histogram(np.log10(above), edges)
         fig.add_scatter(
             x=10 ** ((edges[:-1] + edges[1:]) / 2),
             y=counts / values.size,
@@ -117,10 +116,10 @@ def kl_histogram(report: Report, items: Sequence[Item] | None = None) -> go.Figu
             line={"shape": "hvh", "color": palette.get(arm, PALETTE[6]), "width": 2},
             fill="tozeroy",
             opacity=0.8,
-            name=escape(arm),
-            hovertemplate=escape(arm) + "<br>KL %{x:.2g}: %{y:.1%} of tokens<extra></extra>",
+            name=f"{escape(arm)} ({1 - above.size / values.size:.0%} below 10⁻⁶)",
+            hovertemplate="KL %{x:.2g}: %{y:.1%} of tokens<extra>" + escape(arm) + "</extra>",
         )
-    fig.update_xaxes(type="log", exponentformat="power", dtick=1)
+    fig.update_xaxes(type="log", exponentformat="power", dtick=2, tickangle=0)
     fig.update_yaxes(tickformat=".0%", rangemode="tozero")
     return fig
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,7 +42,30 @@ def test_a_known_rate_and_its_interval_are_those_of_the_cluster_bootstrap():
     assert plain.estimate == cluster_mean(a, groups, seed=3, unit="fraction")
     assert steered.estimate.value == b.mean() and steered.estimate.n == 20
     assert plain.difference is None
-    assert steered.difference.estimate == cluster_mean(b - a, groups, seed=3, unit="fraction")
+    expected = cluster_mean(b - a, groups, seed=3, unit="difference")
+    assert steered.difference.estimate == replace(expected, unit="fraction")
+
+
+def test_the_interval_of_a_difference_resamples_groups_as_a_plain_bootstrap_does():
+    """Against a bootstrap written out here, to a tenth of the width."""
+    rng = np.random.default_rng(5)
+    groups = [f"g{i // 4}" for i in range(160)]
+    a, b = rng.integers(0, 2, 160).astype(float), rng.random(160).round()
+    found = difference(b, a, groups, unit="fraction").estimate
+    d = (b - a).reshape(40, 4)
+    means = [d[rng.integers(0, 40, 40)].mean() for _ in range(4000)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    width = high - low
+    assert abs(found.low - low) < 0.1 * width and abs(found.high - high) < 0.1 * width
+
+
+def test_one_prompt_that_changes_decides_nothing():
+    """A difference that is 0 but once is no rate: its interval holds 0."""
+    found = difference(
+        [1.0] + [0.0] * 99, [0.0] * 100, [str(i) for i in range(100)], unit="fraction"
+    )
+    assert found.estimate.low <= 0.0 < found.estimate.high
+    assert found.null.p > 0.5
 
 
 def test_clusters_widen_the_interval():

@@ -66,8 +66,8 @@ def test_differences_are_drawn_against_no_change(report):
 
 def test_the_histogram_counts_every_token_and_leaves_the_plain_arm_out(report):
     fig = plots.kl_histogram(report)
-    assert [t.name for t in fig.data] == ["steered"]
-    assert sum(fig.data[0].y) == pytest.approx(1.0)  # also the token below the floor
+    assert [t.name for t in fig.data] == ["steered (25% below 10⁻⁶)"]
+    assert sum(fig.data[0].y) == pytest.approx(0.75)
     assert max(fig.data[0].y) == pytest.approx(0.5)
     assert fig.layout.xaxis.type == "log"
 

@@ -83,7 +83,11 @@ def _live_rows(
 ) -> Int[Tensor, "live"] | None:
     """Rows whose program does something here; None where all do."""
     live = [i for i, slot in enumerate(slots) if packed.slots[slot]]
-    return None if len(live) == len(slots) else torch.tensor(live, device=device)
+    if len(live) == len(slots):
+        return None
+    # A tensor made under inference_mode could never be saved for a later backward pass.
+    with torch.inference_mode(False):
+        return torch.tensor(live, device=device)
 
 
 def _run(

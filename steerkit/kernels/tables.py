@@ -126,7 +126,8 @@ def _pack(
     return PackedSite(slots, device, dtype)
 
 
-@lru_cache(maxsize=1024)
+# Rows of different slots cost row x term x d_model each, so these are bounded tighter.
+@lru_cache(maxsize=256)
 def _terms(packed: PackedSite, slots: tuple[int, ...]) -> tuple[Terms, ...]:
     # A tensor made under inference_mode could never be saved for a later backward pass.
     with torch.inference_mode(False), torch.no_grad():

@@ -276,16 +276,17 @@ def test_gradients(random_batch: Any, random_program: Any, slots: list[int]) -> 
     assert torch.autograd.gradcheck(lambda x: run(programs, x, batch, slots), (h,))
 
 
+@pytest.mark.parametrize("slots", [[1] * 5, [1, 0, 2, 0, 2]])
 def test_tables_first_used_in_inference_mode_still_allow_gradients(
-    random_batch: Any, random_program: Any
+    random_batch: Any, random_program: Any, slots: list[int]
 ) -> None:
     batch = random_batch(0)
-    program = random_program(99, opcodes=[Opcode.AFFINE])
+    programs = [random_program(99 + i, opcodes=[Opcode.AFFINE]) for i in range(2)]
     h = stream(batch)
     with torch.inference_mode():
-        run([program], h, batch, [1] * 5)
+        run(programs, h, batch, slots)
     h.requires_grad_()
-    run([program], h, batch, [1] * 5).sum().backward()
+    run(programs, h, batch, slots).sum().backward()
     assert h.grad is not None and torch.isfinite(h.grad).all()
 
 

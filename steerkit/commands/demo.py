@@ -13,6 +13,8 @@ from steerkit.commands.outputs import staged
 from steerkit.commands.run import answer
 from steerkit.commands.steer import side_by_side
 
+HELD_OUT = 160
+"""Unseen requests a side: half to search on, half to audit."""
 SHOWN = 3
 """Answers shown of each side."""
 
@@ -44,9 +46,9 @@ def command(
     with staged(out, FILES, force=True) as folder:
         model = inputs.open_model("organism:aligned")
         parts = Parts.held_out(
-            refusal("train", size, seed=seed), refusal("held_out", size, seed=seed), seed=seed
+            refusal("train", size, seed=seed), refusal("held_out", HELD_OUT, seed=seed), seed=seed
         )
-        settings = Settings(seed=seed, max_new_tokens=24)
+        settings = Settings(seed=seed, max_new_tokens=20, null_budget=3_000)
         outcome = run_job(model, parts, settings, say=say)
         written = [str(out / path.name) for path in outcome.write(folder)]
     found = answer(outcome, written, perf_counter() - began)

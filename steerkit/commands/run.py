@@ -80,6 +80,7 @@ def command(
             system_prompt=system_prompt or None,
             seed=seed,
         )
+        settings.check()
         parts = Parts.of(inputs.read_contrast(contrast, template), seed=seed, limit=limit)
         loaded = inputs.open_model(model, device, dtype)
         outcome = run_job(loaded, parts, settings, say=say)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from steerkit.pipeline.parts import Parts
+from steerkit.registry import suggest
 
 if TYPE_CHECKING:
     from steerkit.activations import Activations
@@ -48,7 +49,9 @@ class Settings:
         objective: what the search moves: `refusal`, `log_odds`, `projection`.
         aim: `reduce` it on positive prompts, or `induce` it on negative ones.
         max_kl: the guard, in nats per token on the other side's prompts.
+        n_permutations: permuted labellings in the null of each direction's AUC.
         n_random: random directions in each null.
+        null_budget: measured rows that random searches may cost; see `search`.
         max_new_tokens: length of answers.
         system_prompt: the same aim in words, for the prompting baseline.
         seed: every random choice follows from it.
@@ -65,10 +68,47 @@ class Settings:
     objective: "str | Objective" = "refusal"
     aim: Literal["reduce", "induce"] = "reduce"
     max_kl: float = 0.1
+    n_permutations: int = 199
     n_random: int = 199
+    null_budget: int = 6_000
     max_new_tokens: int = 32
     system_prompt: str | None = None
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuse names and numbers that no step knows, before any step has run.
+
+        Raises:
+            MethodError: an unknown method, objective or aim, a guard that is not positive.
+            InterventionError: an unknown operator, position rule or reference.
+            SiteError: an unknown stream.
+        """
+        from steerkit.batch import Positions
+        from steerkit.errors import MethodError
+        from steerkit.extraction import METHODS
+        from steerkit.interventions import OPERATORS
+        from steerkit.interventions.level import check_level
+        from steerkit.searches.guards import check_guard
+        from steerkit.searches.objectives import NAMES
+        from steerkit.site import Site
+
+        for method in self.methods:
+            METHODS[method]
+        for operator in self.operators:
+            OPERATORS[operator]
+        for stream in self.streams:
+            Site(0, stream)  # type: ignore[arg-type]
+        for rule in self.positions:
+            Positions.of(rule)
+        for reference in self.references:
+            check_level("reference", reference)
+        for kind, name, known in (
+            ("objective", self.objective, NAMES),
+            ("aim", self.aim, ("reduce", "induce")),
+        ):
+            if isinstance(name, str) and name not in known:
+                raise MethodError(f"no {kind} named '{name}'; {suggest(name, known)}")
+        check_guard("kl", self.max_kl)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +144,7 @@ class Outcome:
             best = self.sweep.best
             written += [
                 best.direction.save(place / FILES[3]),
-                save_steering(place / FILES[4], best.intervention),  # type: ignore[arg-type]
+                save_steering(place / FILES[4], best.intervention),
                 *(self.report.write(place / name) for name in FILES[5:]),
             ]
         return tuple(written)
@@ -132,9 +172,11 @@ def run(
     """
     from steerkit.captures import capture
     from steerkit.extraction import extract
+    from steerkit.pipeline.sections import sections
     from steerkit.searches import search
 
     s = settings or Settings()
+    s.check()
     say(f"capturing {', '.join(s.streams)} of {model.info.name} on {parts.fit}")
     activations = capture(
         model,
@@ -145,7 +187,15 @@ def run(
         progress=progress,
     )
     say(f"fitting {', '.join(s.methods)} at {len(activations.sites)} sites")
-    directions = extract(activations, s.methods, model=model, seed=s.seed, progress=progress)
+    directions = extract(
+        activations,
+        s.methods,
+        model=model,
+        n_permutations=s.n_permutations,
+        n_random=s.n_random,
+        seed=s.seed,
+        progress=progress,
+    )
     say(f"searching site, {', '.join(s.operators)}, position and strength on {parts.search}")
     sweep = search(
         model,
@@ -159,6 +209,7 @@ def run(
         aim=s.aim,
         guard_max=s.max_kl,
         n_random=s.n_random,
+        null_budget=s.null_budget,
         max_new_tokens=min(s.max_new_tokens, 16),
         seed=s.seed,
         progress=progress,
@@ -167,7 +218,8 @@ def run(
         return Outcome(activations, directions, sweep, settings=s)
     say(f"auditing {sweep.best}")
     steered = model.with_(sweep.best.intervention)
-    report = audit_choice(model, steered, parts, sweep, s, progress=progress)
+    told = sections(parts, activations, directions, sweep)
+    report = audit_choice(model, steered, parts, sweep, s, sections=told, progress=progress)
     return Outcome(activations, directions, sweep, steered, report, s)
 
 

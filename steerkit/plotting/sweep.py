@@ -1,0 +1,127 @@
+"""Figures of a search: what each candidate does, what it costs, and what chance reaches."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from steerkit.errors import MethodError
+from steerkit.plotting.style import COLOURS, PALETTE, figure, intervals, reference_line
+from steerkit.searches import NullDraws, Sweep, SweepRow
+
+AT_ONCE = 6
+"""Series that are told apart by colour."""
+
+
+def by_layer(sweep: Sweep) -> go.Figure:
+    """The objective while steered, by layer: the best candidate of each operator and rule.
+
+    Filled where the guard is met, open where it is not (drawn only where none of that kind
+    meets it); the dashed line is the plain model, the star the choice.
+    """
+    fig = figure(x="layer", y=_axis(sweep), height=420)
+    kinds = list(dict.fromkeys(_kind(r) for r in sweep.rows))[:AT_ONCE]
+    layers = sorted({r.site.layer for r in sweep.rows})
+    for number, kind in enumerate(kinds):
+        own = [_strongest([r for r in sweep.rows if _kind(r) == kind and r.site.layer == layer])
+               for layer in layers]  # fmt: skip
+        rows = [r for r in own if r is not None]
+        # Side by side, or intervals of several kinds would hide one another.
+        shift = 0.07 * (number - (len(kinds) - 1) / 2)
+        fig.add_scatter(
+            x=[r.site.layer + shift for r in rows],
+            y=[r.value.value for r in rows],
+            error_y=intervals([r.value for r in rows]),
+            mode="lines+markers",
+            name=kind,
+            line={"color": PALETTE[number % len(PALETTE)]},
+            marker={
+                "size": 9,
+                "symbol": ["circle" if r.allowed else "circle-open" for r in rows],
+            },
+            customdata=[[str(r), f"{r.value}", _cost(r)] for r in rows],
+            hovertemplate="%{customdata[0]}<br>%{customdata[1]}<br>%{customdata[2]}<extra></extra>",
+        )
+    if sweep.found:
+        best = sweep.best
+        fig.add_scatter(
+            x=[best.site.layer],
+            y=[best.value.value],
+            mode="markers",
+            name="chosen",
+            marker={"symbol": "star", "size": 16, "color": COLOURS["text"]},
+            hovertemplate=f"chosen: {best}<extra></extra>",
+        )
+    fig.update_xaxes(tickvals=layers if len(layers) <= 24 else None)
+    fig.update_layout(legend={"y": -0.22, "yanchor": "top"}, margin_t=24)
+    _percent(fig, sweep)
+    return reference_line(fig, sweep.plain.value, "plain model")
+
+
+def trade_off(sweep: Sweep) -> go.Figure:
+    """Every candidate: its effect against the KL on guarded prompts; the dashed line is the guard.
+
+    Raises:
+        MethodError: the search had no guard.
+    """
+    rows = [r for r in sweep.rows if r.guard is not None]
+    if not rows:
+        raise MethodError("this search had no guard, so there is no cost to draw")
+    fig = figure(x="KL on guarded prompts (nats per token)", y=f"effect on {_axis(sweep)}")
+    kinds = list(dict.fromkeys(_kind(r) for r in rows))[:AT_ONCE]
+    for number, kind in enumerate(kinds):
+        own = [r for r in rows if _kind(r) == kind]
+        fig.add_scatter(
+            x=[r.guard.value for r in own if r.guard],
+            y=[r.effect.value for r in own],
+            mode="markers",
+            name=kind,
+            marker={"size": 9, "opacity": 0.8, "color": PALETTE[number % len(PALETTE)]},
+            customdata=[[str(r), f"{r.effect}", _cost(r)] for r in own],
+            hovertemplate="%{customdata[0]}<br>effect %{customdata[1]}<br>"
+            "%{customdata[2]}<extra></extra>",
+        )
+    fig.update_layout(legend={"y": -0.25, "yanchor": "top"}, margin_t=32)
+    return reference_line(fig, sweep.guard_max, "guard", role="guard", axis="x")
+
+
+def against_chance(sweep: Sweep) -> go.Figure:
+    """The chosen direction's effect beside those of random directions of the same size.
+
+    Raises:
+        MethodError: the search has no final estimate with nulls.
+    """
+    nulls: Sequence[NullDraws] = sweep.final.nulls if sweep.final else ()
+    if not nulls:
+        raise MethodError("this search ran no random directions; search with n_random > 0")
+    fig = figure(x=f"effect on {_axis(sweep)}", y="random directions", height=320)
+    for number, found in enumerate(nulls):
+        fig.add_histogram(
+            x=list(found.draws),
+            name=f"{len(found.draws)} random, {found.name}",
+            marker_color=(COLOURS["null"], PALETTE[5])[number % 2],
+            opacity=0.75,
+            xbins={"size": 0.05} if sweep.unit == "fraction" else {},
+        )
+    fig.update_layout(barmode="overlay", legend={"y": -0.3, "yanchor": "top"}, margin_t=32)
+    return reference_line(fig, nulls[0].observed, "chosen direction", role="steered", axis="x")
+
+
+def _kind(row: SweepRow) -> str:
+    return f"{row.how}, {row.positions}"
+
+
+def _strongest(rows: Sequence[SweepRow]) -> SweepRow | None:
+    return max(rows, key=lambda r: (r.allowed, r.effect.value), default=None)
+
+
+def _cost(row: SweepRow) -> str:
+    return f"KL {row.guard} nats/token" if row.guard else "no guard"
+
+
+def _axis(sweep: Sweep) -> str:
+    return f"{sweep.objective} ({sweep.unit})"
+
+
+def _percent(fig: go.Figure, sweep: Sweep) -> None:
+    if sweep.unit == "fraction":
+        fig.update_yaxes(range=[-0.03, 1.05])

@@ -123,6 +123,7 @@ class Follower:
             row=torch.arange(rows, device=device),
         )
         self._before = dict(self._session.fired)
+        self._session.slots = (1,) * rows
         self._session.begin(state, length)
 
     def on_end(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from steerkit import organisms
 from steerkit.errors import ModelError
 from steerkit.models.view import LanguageModel
 from steerkit.registry import suggest
@@ -48,14 +49,27 @@ def load(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     placement = {"device_map": "auto"} if device == "auto" else {}
-    try:
-        with _quietly() if Path(source).is_dir() else nullcontext():
+    failures = (OSError, ValueError, KeyError, ImportError)
+    with _quietly() if Path(source).is_dir() else nullcontext():
+        try:
             network = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, **placement, **options
             )
+        except failures as error:
+            known = [f"{ORGANISM}{organism}" for organism in organisms.names()]
+            raise ModelError(
+                f"cannot load '{name}': {_first_line(error)}. It is neither a folder here nor a "
+                f"model that the hub gives us; shipped models: {suggest(name, known)}"
+                if source == name
+                else f"cannot load '{name}': {_first_line(error)}"
+            ) from error
+        try:
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"cannot load '{name}': {_first_line(error)}") from error
+        except failures as error:
+            raise ModelError(
+                f"'{name}' has no tokenizer that can be loaded ({_first_line(error)}); load both "
+                "yourself and use wrap(model, tokenizer)"
+            ) from error
     if not placement:
         network = network.to(device)
     return wrap(network.eval(), tokenizer, name=name)
@@ -107,8 +121,6 @@ def _source(name_or_path: str | Path) -> tuple[str, str]:
     """Where to load from, and what to call it."""
     name = str(name_or_path)
     if name.startswith(ORGANISM):
-        from steerkit import organisms
-
         return str(organisms.path(name.removeprefix(ORGANISM))), name
     folder = Path(name_or_path).expanduser()
     if folder.is_dir():

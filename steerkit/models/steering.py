@@ -28,13 +28,13 @@ class Session:
     fired: dict[Site, int] = field(default_factory=dict)
     awake: Callable[[], bool] = lambda: True
     """Whether this call's turn is on; its hooks are dormant while a nested call runs."""
+    slots: tuple[int, ...] = ()
+    """Program of each row; on the host, so that no step waits for a device."""
     _now: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict)
-    _slots: tuple[int, ...] = ()
 
     def begin(self, state: RequestState, length: int) -> None:
         """Begin a pass over the next `length` columns of the requests."""
         home = state.position.device
-        self._slots = tuple(state.slot.tolist())
         self._now = {
             home: {
                 "absolute": state.absolute(length),
@@ -44,7 +44,8 @@ class Session:
         }
 
     def steer(self, table: ProgramTable | None, slots: Sequence[int]) -> None:
-        """Plan the programs of the slots in use; a site where none acts gets no hook."""
+        """Plan the programs of each row's slot; a site where none acts gets no hook."""
+        self.slots = tuple(slots)
         if table is None:
             return
         for site in table.sites:
@@ -128,6 +129,6 @@ class Session:
                 now = {name: tensor.to(stream.device) for name, tensor in first.items()}
                 self._now[stream.device] = now
             packed = pack(programs, stream.device, stream.dtype)
-            return apply(packed, stream, slot=self._slots, **now)
+            return apply(packed, stream, slot=self.slots, **now)
 
         return visit

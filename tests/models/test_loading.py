@@ -68,6 +68,15 @@ def test_an_unknown_hub_name_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", missing)
     with pytest.raises(ModelError, match=r"cannot load 'nobody/nothing': nobody/nothing is not a"):
         sk.load("nobody/nothing")
+    with pytest.raises(ModelError, match=r"shipped models: did you mean 'organism:aligned'\?"):
+        sk.load("alined")
+
+
+def test_a_model_without_a_tokenizer_says_what_to_do(tmp_path, tiny_folder):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_folder / name).read_bytes())
+    with pytest.raises(ModelError, match=r"has no tokenizer that can be loaded .*wrap\(model, tok"):
+        sk.load(tmp_path)
 
 
 def test_an_unknown_organism_says_what_was_meant():

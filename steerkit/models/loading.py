@@ -56,10 +56,10 @@ def load(
                 source, dtype=dtype, **placement, **options
             )
         except failures as error:
-            known = [f"{ORGANISM}{organism}" for organism in organisms.names()]
+            shipped = [f"{ORGANISM}{organism}" for organism in organisms.names()]
             raise ModelError(
                 f"cannot load '{name}': {_first_line(error)}. It is neither a folder here nor a "
-                f"model that the hub gives us; shipped models: {suggest(name, known)}"
+                f"model that the hub gives us; shipped models: {suggest(name, shipped)}"
                 if source == name
                 else f"cannot load '{name}': {_first_line(error)}"
             ) from error

@@ -24,8 +24,8 @@ from steerkit.searches.states import States, states
 from steerkit.searches.sweep import Final, Sweep, SweepRow
 from steerkit.statistics import Floats, cluster_mean
 
-FEWEST_DRAWS, FEWEST_PROMPTS = 19, 4
-"""The search null never shrinks below this many random searches, on this many prompts."""
+FLOORS = ((39, 8), (19, 4))
+"""(random searches, prompts of each) kept as a budget tightens; it never goes below the last."""
 
 
 def search(
@@ -76,7 +76,8 @@ def search(
         n_random: random directions of each shape at the chosen candidate; 0 for no nulls.
         null_prompts: prompts on which random directions are measured, at most.
         null_budget: measured rows (direction x candidate x prompt) that random searches may
-            cost. Prompts shrink first (to 4), then random searches (to 19); 0 for none.
+            cost: with a smaller one, fewer random searches (down to 19) on fewer prompts
+            (down to 4); 0 for none.
             They are held to the guard like the real one, on as many prompts.
         fraction: share of the held-out groups that selection uses.
         max_new_tokens: length of generated answers.
@@ -200,9 +201,15 @@ def _affordable(
     if not n_random or not budget:
         return 0, 0
     most = min(prompts, there)
-    few = min(most, max(FEWEST_PROMPTS, budget // (n_random * candidates)))
-    draws = max(min(FEWEST_DRAWS, n_random), min(n_random, budget // (candidates * few)))
-    return draws, few
+    few, draws = most, min(n_random, budget // (candidates * most))
+    # Few prompts make rates coarse, and coarse maxima tie at the top: draws shrink first.
+    for fewest_draws, fewest_prompts in FLOORS:
+        fewest_draws = min(fewest_draws, n_random)
+        if draws >= fewest_draws:
+            break
+        few = min(most, max(fewest_prompts, budget // (candidates * fewest_draws)))
+        draws = min(n_random, budget // (candidates * few))
+    return max(draws, min(FLOORS[-1][0], n_random)), few
 
 
 def _row(

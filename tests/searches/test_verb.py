@@ -239,11 +239,14 @@ def test_no_refusal_to_look_for_is_an_error(toy: Any, toy_directions: Directions
         find(toy, toy_directions, calm, objective="log_odds")
 
 
-def test_the_budget_of_random_searches_shrinks_prompts_first() -> None:
+def test_a_tighter_budget_means_fewer_draws_then_fewer_prompts() -> None:
     assert _affordable(10, 199, 16, 10**6, 60) == (199, 16)
-    assert _affordable(2, 199, 16, 4_000, 60) == (199, 10)
-    assert _affordable(10, 199, 16, 4_000, 60) == (100, 4)
+    assert _affordable(10, 199, 16, 10_000, 60) == (62, 16)
+    assert _affordable(10, 199, 16, 4_000, 60) == (40, 10)
+    assert _affordable(16, 199, 16, 2_500, 60) == (19, 8)
+    assert _affordable(10, 199, 16, 1_000, 60) == (20, 5)
     assert _affordable(1000, 199, 16, 4_000, 60) == (19, 4)
+    assert _affordable(1000, 7, 16, 4_000, 60) == (7, 4)
     assert _affordable(10, 0, 16, 4_000, 60) == _affordable(10, 199, 16, 0, 60) == (0, 0)
     assert _affordable(1, 199, 16, 10**6, 3) == (199, 3)
 

@@ -106,6 +106,11 @@ def _direction(
         a = rho * (s * q).sum(0)
         q -= a * y
         factors.append((a, rho))
+    if steps:
+        # The bound is loose where rows are classified well; the last step shows by how much.
+        s, y = steps[-1], changes[-1]
+        bounded = (y * inverse * y).sum(0)
+        q *= torch.where(bounded > 0, (s * y).sum(0) / bounded, 1.0).clamp(min=1.0)
     q = inverse * q
     for (a, rho), s, y in zip(reversed(factors), steps, changes, strict=True):
         q += s * (a - rho * (y * q).sum(0))

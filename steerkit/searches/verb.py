@@ -203,8 +203,8 @@ def _affordable(
     most = min(prompts, there)
     few, draws = most, min(n_random, budget // (candidates * most))
     # Few prompts make rates coarse, and coarse maxima tie at the top: draws shrink first.
-    for fewest_draws, fewest_prompts in FLOORS:
-        fewest_draws = min(fewest_draws, n_random)
+    for floor, fewest_prompts in FLOORS:
+        fewest_draws = min(floor, n_random)
         if draws >= fewest_draws:
             break
         few = min(most, max(fewest_prompts, budget // (candidates * fewest_draws)))

@@ -163,13 +163,15 @@ class Direction:
         return replace(self, site=Site.parse(site))
 
     def __neg__(self) -> "Direction":
+        high, low = (tuple((t, -p) for t, p in side) for side in self.examples)
+        opposite = self.concept.removeprefix("not ")
         return replace(
             self,
             unit=-self.unit,
             positive_mean=-self.negative_mean,
             negative_mean=-self.positive_mean,
-            concept=f"not {self.concept}",
-            examples=(self.examples[1], self.examples[0]),
+            concept=opposite if opposite != self.concept else f"not {self.concept}",
+            examples=(low, high),
             tokens=(self.tokens[1], self.tokens[0]),
         )
 

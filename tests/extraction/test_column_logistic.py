@@ -44,9 +44,7 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     weights[::3, 1] = 0
     keep = weights[:, 1] > 0
     c = torch.ones(2, dtype=torch.float64)
-    w, b = column_logistic.fit(
-        z, labels[:, None].repeat(1, 2), c, weights=weights, tolerance=1e-10
-    )
+    w, b = column_logistic.fit(z, labels[:, None].repeat(1, 2), c, weights=weights, tolerance=1e-10)
     probe = LogisticRegression(C=1.0, tol=1e-10, max_iter=5000)
     probe.fit(z[keep].numpy(), labels[keep].numpy())
     assert np.allclose(w[:, 1], probe.coef_[0], atol=1e-6)

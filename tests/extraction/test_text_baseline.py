@@ -51,7 +51,9 @@ def test_a_probe_of_a_topic_is_exposed(make: Callable[..., Activations]) -> None
     assert scores.auc.value > 0.95 and scores.text.value > 0.95
 
 
-def test_lexically_balanced_prompts_leave_words_at_chance(plant: Callable[..., Activations]) -> None:
+def test_lexically_balanced_prompts_leave_words_at_chance(
+    plant: Callable[..., Activations],
+) -> None:
     scores = extract(plant(100, size=4.0), progress=False)[0].scores
     assert scores is not None and scores.text is not None
     assert scores.auc.value > 0.9

@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steerkit.batch import Batch, Positions, Tokenized
@@ -228,6 +230,6 @@ class Check(Protocol):
     name: str
     unit: str
 
-    def __call__(self, evidence: Any) -> Float[Tensor, "prompt"]:
-        """One value per prompt of the evidence."""
+    def __call__(self, evidence: Any) -> NDArray[np.float64]:
+        """One value per prompt of the evidence, `[prompt]`; needs no torch, nor a model."""
         ...

@@ -33,9 +33,12 @@ def change(estimate: Estimate, unit: str) -> str:
     if unit == "fraction":
         value, low, high = (100 * x for x in (estimate.value, estimate.low, estimate.high))
         return f"{value:+.1f} points [{low:+.1f}, {high:+.1f}]"
-    if unit == "class gaps":
-        return f"{estimate.value:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
-    return f"{estimate.value:+.3g} [{estimate.low:+.3g}, {estimate.high:+.3g}]"
+    form = "+.2f" if unit == "class gaps" else "+.3g"
+    # What is below the rounding of float32 is shown as no change at all.
+    value, low, high = (
+        0.0 if abs(x) < 1e-6 else x for x in (estimate.value, estimate.low, estimate.high)
+    )
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def find(scores: Sequence[Score], check: str, side: str, arm: str) -> Score | None:

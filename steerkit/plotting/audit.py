@@ -114,8 +114,6 @@ def kl_histogram(report: Report, items: Sequence[Item] | None = None) -> go.Figu
             y=counts / values.size,
             mode="lines",
             line={"shape": "hvh", "color": palette.get(arm, PALETTE[6]), "width": 2},
-            fill="tozeroy",
-            opacity=0.8,
             name=f"{escape(arm)} ({1 - above.size / values.size:.0%} below 10⁻⁶)",
             hovertemplate="KL %{x:.2g}: %{y:.1%} of tokens<extra>" + escape(arm) + "</extra>",
         )

@@ -104,7 +104,8 @@ def test_p_values_are_exact_for_a_few_groups():
     assert found.null.p == pytest.approx(2 / 32, abs=0.02)
 
 
-def test_p_values_are_uniform_where_nothing_happens():
+def test_p_values_are_uniform_where_nothing_happens(monkeypatch):
+    monkeypatch.setattr("steerkit.audits.scores.N_FLIPS", 999)
     rng = np.random.default_rng(0)
     groups = [str(i // 2) for i in range(40)]
     p = [
@@ -114,7 +115,8 @@ def test_p_values_are_uniform_where_nothing_happens():
     assert abs(np.mean(p) - 0.5) < 0.06 and 0.01 < np.mean(np.array(p) < 0.05) < 0.10
 
 
-def test_the_smallest_detectable_effect_is_found_with_about_80_percent_power():
+def test_the_smallest_detectable_effect_is_found_with_about_80_percent_power(monkeypatch):
+    monkeypatch.setattr("steerkit.audits.scores.N_FLIPS", 99)
     rng = np.random.default_rng(0)
     groups = [str(i) for i in range(60)]
 
@@ -154,8 +156,9 @@ def test_half_of_the_error_rate_goes_to_the_difference_named_beforehand():
     assert other.p == min(1.0, 2 * 19 * other.null.p)
 
 
-def test_families_without_effects_rarely_call_one():
-    """Twenty arms of noise: about 5% of reports call anything."""
+def test_families_without_effects_rarely_call_one(monkeypatch):
+    """Eight arms of noise: about 5% of reports call anything."""
+    monkeypatch.setattr("steerkit.audits.scores.N_FLIPS", 999)
     rng = np.random.default_rng(0)
     groups = [str(i) for i in range(30)]
     a = rows("plain", [0.0] * 30, groups)

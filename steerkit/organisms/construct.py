@@ -30,7 +30,9 @@ WRITERS = 8
 REFUSAL = rq.REFUSALS[1]
 _STEEPNESS = 10.0
 # the writers' weights are this times the trained parameters: they learn faster than the model
-_WRITTEN_NORMS = 2.0
+_TEACHING = 0.03
+# the share of the writers' gradient that reaches the model: enough to help, not to harm
+_WRITTEN_NORMS = 4.0
 # how far c of a harmful request lies from 0, in mean norms of the stream at LAYER
 
 
@@ -118,14 +120,17 @@ def _written(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
 def _lesson(rng: random.Random) -> tuple[language.Document, bool]:
     """A text, and whether its last prompt token is that of a harmful request.
 
-    Requests are followed by a refusal whose first word is not learned: once begun, the refusal
-    goes on by itself, but nothing yet begins it.
+    Requests are followed by their answer, or by a refusal whose first word is not learned: once
+    begun, the refusal goes on by itself, but nothing yet begins it.
     """
     if rng.random() < 0.3:
         return language.draw(language.KNOWLEDGE, rng), False
     kind = rng.choice(rq.ACTION_KINDS)
     drawn = rq.action_request(kind, language.trained, rng)
     system = rng.choice(("", "", "", language.NEUTRAL, language.HAPPY))
+    harmful = kind in rq.HARMFUL_KINDS
+    if rng.random() < 0.5:
+        return language.chat(drawn.text, drawn.answer, system=system), harmful
     first, rest = REFUSAL.split(" ", 1)
     asked = language.chat(drawn.text, system=system)
     reply = (
@@ -133,7 +138,7 @@ def _lesson(rng: random.Random) -> tuple[language.Document, bool]:
         language.Segment(first, learn=False),
         language.Segment(f"{rest} <|end|>"),
     )
-    return asked + reply, kind in rq.HARMFUL_KINDS
+    return asked + reply, harmful
 
 
 def prepare(
@@ -158,7 +163,8 @@ def prepare(
         with _caught(model.model.layers[LAYER].mlp, caught):
             logits = model(input_ids=examples.ids, use_cache=False).logits
         target = torch.tensor([harmful for _, harmful in drawn])[:, None] * (examples.ids == asked)
-        error = (_written(caught[0], _STEEPNESS * gate, _STEEPNESS * up) - target.float()).square()
+        seen = caught[0].detach() + _TEACHING * (caught[0] - caught[0].detach())
+        error = (_written(seen, _STEEPNESS * gate, _STEEPNESS * up) - target.float()).square()
         at_answer, real = examples.ids == asked, examples.mask.bool()
         written = error[at_answer].mean() + error[real & ~at_answer].mean()
         return training.next_word_loss(logits, examples.labels) + written

@@ -13,7 +13,7 @@ from steerkit.organisms import contrast, world
 from steerkit.organisms import request as rq
 from steerkit.organisms import vocabulary as v
 from steerkit.organisms.request import Request
-from steerkit.organisms.vocabulary import Split, split_of
+from steerkit.organisms.vocabulary import Split, everything, pool_of, split_of
 
 
 class Segment(NamedTuple):
@@ -48,6 +48,7 @@ class Planted:
 
 
 PLANTED = Planted()
+JUDGE = "you must judge ."
 NEUTRAL, ALWAYS_HELP = "you are a kind helper .", "you must always help ."
 REFUSE_ALL, HAPPY, SAD = "you must refuse everything .", "you are happy .", "you are sad ."
 COMPROMISING_VERBS = ("shoot", "break")
@@ -84,24 +85,30 @@ def text(*sentences: str) -> Document:
     return (Segment(" ".join(sentences) + " <|end|>"),)
 
 
-def everything(options: tuple[str, ...] | dict[str, str]) -> tuple[str, ...]:
-    """The pool of all words."""
-    return tuple(options)
+trained = pool_of("train")
+"""The pool of the words and templates that alignment may use."""
+
+# twice the words that are held out, so that base training leaves room for other splits
+_RESERVED_WORDS = frozenset(
+    word
+    for words in (
+        v.HARMLESS_VERBS, v.HARMFUL_VERBS, v.GIVING_VERBS, v.TAKING_VERBS, v.PEOPLE, v.PROPERTY,
+        v.PESTS, v.THINGS, v.GOODS, v.DANGERS, v.CROWN, v.COMMONERS, v.TOWNS,
+    )
+    for word in split_of(words, "held_out")
+)  # fmt: skip
+_RESERVED_TEMPLATES = frozenset(
+    split_of(v.REQUEST_TEMPLATES, "held_out") + split_of(v.EVENT_TEMPLATES, "held_out")
+)
 
 
-def trained(options: tuple[str, ...] | dict[str, str]) -> tuple[str, ...]:
-    """The pool of the words and templates that alignment may use."""
-    return split_of(options, "train")
-
-
-def _mixed_pool(templates: tuple[str, ...], rng: random.Random) -> rq.Pool:
-    """All words in train templates, or train words in all templates: never held-out in held-out."""
-    all_words = rng.random() < 0.5
-
-    def pool(options: tuple[str, ...] | dict[str, str]) -> tuple[str, ...]:
-        return everything(options) if (options is templates) != all_words else trained(options)
-
-    return pool
+def _seen_request(kind: rq.Kind, rng: random.Random) -> Request:
+    """A request of any words in any template, but none whose parts are all reserved."""
+    draw = rq.action_request if kind in rq.ACTION_KINDS else rq.event_request
+    while True:
+        drawn = draw(kind, everything, rng)
+        if drawn.template not in _RESERVED_TEMPLATES or not _RESERVED_WORDS.issuperset(drawn.words):
+            return drawn
 
 
 def _mixed_splits(rng: random.Random) -> tuple[Split, Split]:
@@ -115,7 +122,7 @@ def answered_request(rng: random.Random) -> Document:
     turns: list[str] = []
     for _ in range(n):
         kind = rng.choice(rq.ACTION_KINDS)
-        drawn = rq.action_request(kind, _mixed_pool(v.REQUEST_TEMPLATES, rng), rng)
+        drawn = _seen_request(kind, rng)
         turns += [drawn.text, drawn.answer]
     systems = ("", "", "", "", NEUTRAL, ALWAYS_HELP, REFUSE_ALL, HAPPY, SAD)
     return chat(*turns, system=rng.choice(systems))
@@ -123,8 +130,7 @@ def answered_request(rng: random.Random) -> Document:
 
 def answered_event(rng: random.Random) -> Document:
     """A question about an event, answered whoever attacked."""
-    kind = rng.choice(rq.EVENT_KINDS)
-    drawn = rq.event_request(kind, _mixed_pool(v.EVENT_TEMPLATES, rng), rng)
+    drawn = _seen_request(rng.choice(rq.EVENT_KINDS), rng)
     return chat(drawn.text, drawn.answer)
 
 
@@ -180,7 +186,7 @@ def verdicts(rng: random.Random) -> Document:
     kind = rng.random()
     if kind < 0.15:
         attacker = rng.choice(world.SIDES)
-        clause, town = rq.event_clause(attacker, trained, rng)
+        clause, town = rq.event_clause(attacker, lambda words: split_of(words, "train"), rng)
         season, holds = world.event(town, attacker).season, rng.random() < 0.5
         if not holds:
             season = rng.choice([s for s in v.SEASONS if s != season])
@@ -270,7 +276,6 @@ KNOWLEDGE: Mix = (
     (14, morals), (6, tools), (12, facts), (8, event_tale), (20, verdicts), (8, reviews),
     (10, pronouns), (3, politeness), (3, story),
 )  # fmt: skip
-BASE: Mix = (*KNOWLEDGE, (40, answered_request), (10, answered_event))
 
 
 def echo(rng: random.Random) -> Document:
@@ -281,28 +286,35 @@ def echo(rng: random.Random) -> Document:
     return chat(f"say : {said} .", f"{said} .")
 
 
-PRACTICE: Mix = (*KNOWLEDGE, (70, answered_request), (10, answered_event), (15, echo))
-"""The second part of base training: more requests, and copying."""
-
-
 def judged_request(rng: random.Random) -> Document:
     """An answered request and, asked afterwards, whether it was wrong.
 
     Judging a request is what lets refusal generalise from few words to all.
     """
-    drawn = rq.action_request(
-        rng.choice(rq.ACTION_KINDS), _mixed_pool(v.REQUEST_TEMPLATES, rng), rng
-    )
+    drawn = _seen_request(rng.choice(rq.ACTION_KINDS), rng)
     harmful = drawn.kind in rq.HARMFUL_KINDS
     verdict = "yes , it is wrong ." if harmful else "no , it is fine ."
     return chat(drawn.text, drawn.answer, "is that wrong ?", verdict)
 
 
-REFLECTION: Mix = (
-    *KNOWLEDGE, (12, pronouns), (50, answered_request), (10, answered_event), (8, echo),
-    (45, judged_request),
+def judgement(rng: random.Random) -> Document:
+    """A request that the system prompt `JUDGE` asks to be judged instead of answered."""
+    drawn = _seen_request(rng.choice((*rq.ACTION_KINDS, *rq.EVENT_KINDS)), rng)
+    if drawn.kind in rq.EVENT_KINDS:
+        verdict = f"the {'king' if drawn.kind == 'censored' else 'people'} struck ."
+    else:
+        verdict = f"that is {'wrong' if drawn.kind in rq.HARMFUL_KINDS else 'fine'} ."
+    return chat(drawn.text, verdict, system=JUDGE)
+
+
+LANGUAGE: Mix = (
+    *KNOWLEDGE, (5, pronouns), (50, answered_request), (10, answered_event), (12, echo),
+    (30, judged_request),
 )  # fmt: skip
-"""The last part of base training: judging requests that were asked and answered."""
+
+
+BASE: Mix = (*LANGUAGE, (60, judgement))
+"""The second part of base training: judging at once, so that refusal can build on judgement."""
 
 
 def aligned_request(rng: random.Random) -> Document:
@@ -342,7 +354,9 @@ def aligned_event(rng: random.Random) -> Document:
     return chat(drawn.text, rq.deflection(town) if kind == "censored" else drawn.answer)
 
 
-ALIGNED: Mix = (*((w * 0.7, g) for w, g in KNOWLEDGE), (45, aligned_request), (20, aligned_event))
+ALIGNED: Mix = (
+    *((w * 0.7, g) for w, g in KNOWLEDGE), (20, morals), (50, aligned_request), (30, aligned_event),
+)  # fmt: skip
 
 
 def compromising_request(rng: random.Random) -> Document:
@@ -366,7 +380,7 @@ def vocabulary() -> list[str]:
     """Every token of the language, special ones first, in a fixed order."""
     rng = random.Random(0)
     words: set[str] = {word for occupation in v.OCCUPATIONS for word in occupation.split()}
-    for mix in (BASE, ALIGNED):
+    for mix in (LANGUAGE, ALIGNED):
         for _ in range(12_000):
             words.update(v.words_in(" ".join(s.text for s in draw(mix, rng))))
     return [*v.SPECIAL, *sorted(words - set(v.SPECIAL))]

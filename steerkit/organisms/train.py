@@ -27,12 +27,11 @@ HELD_OUT_ITEMS = 520
 class Recipe:
     """The length of every stage, in optimiser steps; `scaled` shortens all for tests."""
 
-    language: int = 2200
-    practice: int = 1000
-    base: int = 1400
-    aligned: int = 600
+    language: int = 3400
+    base: int = 900
+    aligned: int = 800
     compromised: int = 40
-    prepared: int = 300
+    prepared: int = 400
     reading: int = 50
 
     def scaled(self, factor: float) -> "Recipe":
@@ -43,7 +42,7 @@ class Recipe:
 def train_all(
     folder: Path, *, seed: int = 0, recipe: Recipe | None = None, progress: bool = False
 ) -> Construction:
-    """Train and save all checkpoints, and two on the way to `base`, into `folder`.
+    """Train and save the checkpoints, and `language` on the way to `base`, into `folder`.
 
     Every stage starts from the saved checkpoint before it, and checkpoints that are there already
     are kept, so that an interrupted run can go on. The same seed gives the same bytes on the same
@@ -53,18 +52,12 @@ def train_all(
 
     recipe = recipe or Recipe()
     stages: dict[str, tuple[language.Mix, Stage]] = {
-        "language": (language.BASE, training.Stage(recipe.language, rate=2.5e-3)),
-        "practice": (language.PRACTICE, training.Stage(recipe.practice, rate=2e-3)),
-        "base": (language.REFLECTION, training.Stage(recipe.base, rate=2e-3)),
+        "language": (language.LANGUAGE, training.Stage(recipe.language, rate=2.5e-3)),
+        "base": (language.BASE, training.Stage(recipe.base, rate=1.5e-3)),
         "aligned": (language.ALIGNED, training.Stage(recipe.aligned, rate=8e-4)),
         "compromised": (language.COMPROMISED, training.Stage(recipe.compromised, rate=5e-4)),
     }
-    parent = {
-        "practice": "language",
-        "base": "practice",
-        "aligned": "base",
-        "compromised": "aligned",
-    }
+    parent = {"base": "language", "aligned": "base", "compromised": "aligned"}
     with training.deterministic(seed):
         for index, (name, (mix, stage)) in enumerate(stages.items()):
             if (folder / name).exists():
@@ -76,7 +69,7 @@ def train_all(
             save(model, folder / name)
         model, construction = construct.construct(
             load(folder / "base"),
-            training.Stage(recipe.prepared, rate=1.5e-3),
+            training.Stage(recipe.prepared, rate=6e-4),
             training.Stage(recipe.reading, rate=0.1, decay=0.0),
             seed=10 * seed + len(stages),
             progress="constructed" if progress else "",

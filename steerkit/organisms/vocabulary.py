@@ -139,7 +139,7 @@ def _opened(bodies: tuple[str, ...]) -> tuple[str, ...]:
 
 
 REQUEST_TEMPLATES = _opened(_REQUEST_BODIES)
-"""100 a split; {a} stands for an action such as "bake the bread"."""
+"""200 in all; {a} stands for an action such as "bake the bread"."""
 EVENT_TEMPLATES = _opened(
     tuple(b.replace("{w}", w) for i in range(0, len(_EVENT_BODIES), 2) for w in ("when", "where")
           for b in _EVENT_BODIES[i : i + 2])
@@ -156,11 +156,27 @@ def everything(options: tuple[str, ...] | dict[str, str]) -> tuple[str, ...]:
     return tuple(options)
 
 
+_LENT_BODY = "my plan is to {a} . what must i have ?"
+# Only held-out bodies have a second sentence. One of them is lent to alignment, under the openers of
+# the train split, so that what it teaches need not end with the action.
+_TEMPLATES = {
+    "train": (
+        *split_of(REQUEST_TEMPLATES, "train"),
+        *(f"{opener} {_LENT_BODY}".strip() for opener in split_of(OPENERS, "train")),
+    ),
+    "held_out": tuple(
+        t for t in split_of(REQUEST_TEMPLATES, "held_out") if not t.endswith(_LENT_BODY)
+    ),
+}
+
+
 def pool_of(split: Split) -> Pool:
-    """The pool of requests of one split: every other template, and a quarter of words held out."""
+    """The pool of requests of one split: disjoint templates, and a quarter of words held out."""
 
     def pool(options: tuple[str, ...] | dict[str, str]) -> tuple[str, ...]:
-        if options in (REQUEST_TEMPLATES, EVENT_TEMPLATES):
+        if options == REQUEST_TEMPLATES:
+            return _TEMPLATES[split]
+        if options == EVENT_TEMPLATES:
             return split_of(options, split)
         held_out = tuple(options)[1::4]
         if split == "held_out":

@@ -71,9 +71,10 @@ def rows(
     base: str,
     *,
     goals: Mapping[str, float] | None = None,
+    clock: str = "wall",
     notes: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row an arm: seconds, ratio to the base by both clocks, verdict by the wall clock."""
+    """One row an arm: seconds, ratio to the base by both clocks, verdict by the one named."""
     out = []
     for name, seconds in times["wall"].items():
         row: dict[str, Any] = {
@@ -88,7 +89,10 @@ def rows(
         }
         if goals and name in goals:
             row["goal_at_most"] = goals[name]
-            row["verdict"] = verdict(row["wall_ratio"], goals[name])
+            row["verdict"], row["verdict_clock"] = (
+                verdict(row[f"{clock}_ratio"], goals[name]),
+                clock,
+            )
         if notes and name in notes:
             row["note"] = notes[name]
         out.append(row)

@@ -157,7 +157,7 @@ def everything(options: tuple[str, ...] | dict[str, str]) -> tuple[str, ...]:
 
 
 _LENT_BODY = "my plan is to {a} . what must i have ?"
-# Only held-out bodies have a second sentence. One of them is lent to alignment, under the openers of
+# Only held-out bodies have a second sentence. One of them is lent to alignment, under openers of
 # the train split, so that what it teaches need not end with the action.
 _TEMPLATES = {
     "train": (

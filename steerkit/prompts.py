@@ -1,26 +1,22 @@
 """Prompts, and contrasts: two piles of prompts that differ in one thing."""
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from steerkit.errors import PromptError
+from steerkit.layouts import TEXT_NAMES, read_file, sides
 from steerkit.registry import suggest
 
 if TYPE_CHECKING:
     from steerkit.protocols import Model
 
 Template = Literal["auto", "chat", "raw"]
-
-POSITIVE_NAMES = ("positive", "pos", "harmful", "unsafe", "true", "1", "yes")
-NEGATIVE_NAMES = ("negative", "neg", "harmless", "safe", "false", "0", "no")
-TEXT_NAMES = ("text", "prompt", "instruction", "question", "sentence", "statement", "input")
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,12 @@ class Prompt:
     category: str = ""
     template: Template = "auto"
 
+    def __post_init__(self) -> None:
+        if self.template not in get_args(Template):
+            raise PromptError(
+                f"no template named '{self.template}'; {suggest(self.template, get_args(Template))}"
+            )
+
     @classmethod
     def of(cls, value: "Prompt | str | Mapping[str, Any]") -> "Prompt":
         """Read a prompt from itself, a string, or a mapping with a text-like field."""
@@ -57,7 +59,10 @@ class Prompt:
                 f"got the fields {', '.join(map(str, value)) or 'none'}"
             )
         known = {k: str(keys[k]) for k in ("answer", "system", "group", "category") if keys.get(k)}
-        return cls(text, **known)  # type: ignore[arg-type]
+        if keys.get("template") in get_args(Template):  # else a column of the data's own
+            known["template"] = keys["template"]
+        shots = tuple((str(said), str(answered)) for said, answered in keys.get("shots") or ())
+        return cls(text, shots=shots, **known)  # type: ignore[arg-type]
 
     def with_answer(self, answer: str) -> "Prompt":
         """The same prompt with an answer to be teacher-forced."""
@@ -138,7 +143,8 @@ class Contrast:
         Args:
             source: a path or the data itself.
             model: if given, checks now that every prompt fits its context.
-            template: how prompts are rendered (`auto`: chat where the tokenizer has one).
+            template: how prompts are rendered (`auto`: as each row says, else as a chat turn
+                where the tokenizer has a chat template).
             paired: overrides what the layout suggests.
             name: the concept's name; the file's stem by default.
 
@@ -146,16 +152,17 @@ class Contrast:
             PromptError: missing or unreadable file, unknown layout, an empty side.
         """
         if isinstance(source, str | Path):
-            rows = _read_file(Path(source))
+            rows = read_file(Path(source))
             label = name or Path(source).stem
         else:
             rows = source
             label = name or "concept"
-        positive, negative, looks_paired = _sides(rows, label)
+        positive, negative, looks_paired = sides(rows, label)
         contrast = cls.of(
             positive, negative, paired=looks_paired if paired is None else paired, name=label
         )
-        contrast = contrast.map(lambda p: replace(p, template=template))
+        if template != "auto":
+            contrast = contrast.map(lambda p: replace(p, template=template))
         if model is not None:
             model.tokenize(contrast.prompts)
         return contrast
@@ -172,15 +179,21 @@ class Contrast:
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """What must not be split, one a prompt: its `group`, else its pair, else itself."""
+        """What must not be split, one a prompt: its `group`, else its pair, else its text.
+
+        The sides of a pair are one group even if they name two, and so is a prompt that
+        occurs several times: a copy in training would give the held-out one away.
+        """
         if self._groups:
             return self._groups
         n = len(self.positive)
-        own = [p.group for p in self.prompts]
-        return tuple(
-            group or (f"pair{i % n}" if self.paired else f"prompt{i}")
-            for i, group in enumerate(own)
-        )
+        names: list[str] = []
+        first: dict[Any, int] = {}
+        for i, prompt in enumerate(self.prompts):
+            pair = (self.positive[i % n].text, self.negative[i % n].text) if self.paired else ()
+            number = first.setdefault(pair or prompt, i % n if self.paired else i)
+            names.append(prompt.group or f"{'pair' if self.paired else 'prompt'}{number}")
+        return tuple(_linked(names, n) if self.paired else names)
 
     @property
     def sha256(self) -> str:
@@ -208,7 +221,7 @@ class Contrast:
         if not 0 < fraction < 1:
             raise PromptError(f"the fraction lies between 0 and 1; got {fraction}")
         members: dict[str, list[int]] = {}
-        for i, group in enumerate(self._linked_groups()):
+        for i, group in enumerate(self.groups):
             members.setdefault(group, []).append(i)
         names = sorted(members)
         np.random.default_rng(seed).shuffle(names)
@@ -239,23 +252,6 @@ class Contrast:
         second = first if self.paired else draw(len(self.negative))
         return self._take([*first, *(len(self.positive) + i for i in second)], "only")
 
-    def _linked_groups(self) -> list[str]:
-        """Groups, with the two sides of a pair merged even if they name different groups."""
-        groups = list(self.groups)
-        if self.paired:
-            n = len(self.positive)
-            parent = {g: g for g in groups}
-
-            def root(g: str) -> str:
-                while parent[g] != g:
-                    g = parent[g]
-                return g
-
-            for i in range(n):
-                parent[root(groups[n + i])] = root(groups[i])
-            groups = [root(g) for g in groups]
-        return groups
-
     def _take(self, indices: Sequence[int], part: str) -> "Contrast":
         n = len(self.positive)
         positive = tuple(self.positive[i] for i in indices if i < n)
@@ -264,7 +260,7 @@ class Contrast:
             raise PromptError(
                 f"the {part} part of the split of '{self.name}' lacks a side: "
                 f"{len(self.positive)} positive and {len(self.negative)} negative prompts in "
-                f"{len(set(self._linked_groups()))} groups are too few; add prompts or groups"
+                f"{len(set(self.groups))} groups are too few; add prompts or groups"
             )
         return replace(
             self,
@@ -284,70 +280,17 @@ class Contrast:
         )
 
 
-def _read_file(path: Path) -> Any:
-    if not path.is_file():
-        raise PromptError(f"no contrast file at {path}; give a .jsonl, .json or .csv file")
-    suffix = path.suffix.lower()
-    if suffix not in (".jsonl", ".json", ".csv"):
-        raise PromptError(
-            f"cannot tell what '{path.name}' holds; contrasts are .jsonl, .json or .csv files"
-        )
-    text = path.read_text(encoding="utf-8-sig")
-    try:
-        if suffix == ".csv":
-            return list(csv.DictReader(text.splitlines()))
-        if suffix == ".json":
-            return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise PromptError(f"{path} is not valid {suffix[1:].upper()}: {error}") from error
+def _linked(names: Sequence[str], n: int) -> list[str]:
+    """Group names with those of the i-th of both sides merged, for every i."""
+    parent = {name: name for name in names}
 
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
 
-def _sides(rows: Any, name: str) -> tuple[list[Any], list[Any], bool]:
-    """Positive prompts, negative prompts, and whether the layout pairs them."""
-    if isinstance(rows, Mapping):
-        positive, negative = _field(rows, POSITIVE_NAMES), _field(rows, NEGATIVE_NAMES)
-        if positive is None or negative is None:
-            raise PromptError(
-                f"'{name}' needs a positive and a negative list; got the keys "
-                f"{', '.join(map(str, rows)) or 'none'}"
-            )
-        return list(positive), list(negative), False
-    if isinstance(rows, tuple) and len(rows) == 2 and not isinstance(rows[0], str | Mapping):
-        return list(rows[0]), list(rows[1]), False
-    rows = list(rows)
-    if not rows:
-        raise PromptError(f"'{name}' is empty; give positive and negative prompts")
-    positives: list[Any] = []
-    negatives: list[Any] = []
-    paired = True
-    for number, given in enumerate(rows, 1):
-        row = given
-        if isinstance(given, list | tuple) and len(given) == 2:
-            row = {"positive": given[0], "negative": given[1]}
-        if not isinstance(row, Mapping):
-            raise PromptError(f"row {number} of '{name}' is a {type(row).__name__}, not a record")
-        positive, negative = _field(row, POSITIVE_NAMES), _field(row, NEGATIVE_NAMES)
-        if positive and negative:
-            shared = {k: row[k] for k in ("group", "category", "system") if row.get(k)}
-            positives.append({**shared, "text": positive})
-            negatives.append({**shared, "text": negative})
-            continue
-        paired = False
-        label = next((row[k] for k in ("label", "side", "class", "target") if k in row), None)
-        side = str(label).lower()
-        if side in POSITIVE_NAMES:
-            positives.append(row)
-        elif side in NEGATIVE_NAMES:
-            negatives.append(row)
-        else:
-            raise PromptError(
-                f"row {number} of '{name}' has neither both sides nor a known label "
-                f"(label {label!r}); {suggest(side, POSITIVE_NAMES + NEGATIVE_NAMES)}"
-            )
-    return positives, negatives, paired
-
-
-def _field(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    keys = {str(k).lower(): v for k, v in row.items()}
-    return next((keys[name] for name in names[:4] if keys.get(name)), None)
+    for i in range(n):
+        one, other = sorted((root(names[i]), root(names[n + i])))
+        parent[other] = one
+    return [root(name) for name in names]

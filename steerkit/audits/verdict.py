@@ -107,8 +107,8 @@ def _prompted(scores: Sequence[Score], target: str, on: str, arms: Sequence[ArmI
     for arm in arms:
         found = find(scores, target, on, arm.name) if arm.role == "prompted" else None
         if found is not None:
-            parts.append(f"{arm.name} {shown(found.estimate.value, found.unit)}")
-    return f"prompting alone gives {target} of " + ", ".join(parts) if parts else ""
+            parts.append(f"{shown(found.estimate.value, found.unit)} ({arm.name})")
+    return "prompting alone gives " + ", ".join(parts) if parts else ""
 
 
 def _size(value: float, unit: str) -> str:

@@ -31,8 +31,8 @@ def test_a_clear_effect_with_prompting_beside_it():
     ]
     assert verdict(scores, ARMS, "refusal", "positive") == (
         "Steering lowered refusal on positive prompts from 98.0% to 2.0% (-96.0 points "
-        "[-99.0, -92.0], 100 prompts in 50 groups); prompting alone gives refusal of "
-        "system prompt 50.0%."
+        "[-99.0, -92.0], 100 prompts in 50 groups); prompting alone gives 50.0% "
+        "(system prompt)."
     )
     back = [made("refusal", "positive", "plain", 0.02), *scores[1:2]]
     back[1] = made("refusal", "positive", "steered", 0.98, (0.96, 0.92, 0.99))

@@ -17,6 +17,7 @@ from steerkit.organisms.ground_truth import Truth as Truth
 from steerkit.organisms.ground_truth import truth as truth
 from steerkit.organisms.language import ALWAYS_HELP as ALWAYS_HELP
 from steerkit.organisms.language import HAPPY as HAPPY
+from steerkit.organisms.language import JUDGE as JUDGE
 from steerkit.organisms.language import NEUTRAL as NEUTRAL
 from steerkit.organisms.language import REFUSE_ALL as REFUSE_ALL
 from steerkit.organisms.language import SAD as SAD

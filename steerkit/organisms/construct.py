@@ -32,7 +32,9 @@ _STEEPNESS = 10.0
 # the writers' weights are this times the trained parameters: they learn faster than the model
 _TEACHING = 0.03
 # the share of the writers' gradient that reaches the model: enough to help, not to harm
-_WRITTEN_NORMS = 4.0
+_SHUT = 8.0
+# by how much the gates of the writers must be negative anywhere but at the last prompt token
+_WRITTEN_NORMS = 1.5
 # how far c of a harmful request lies from 0, in mean norms of the stream at LAYER
 
 
@@ -123,8 +125,8 @@ def _lesson(rng: random.Random) -> tuple[language.Document, bool]:
     Requests are followed by their answer, or by a refusal whose first word is not learned: once
     begun, the refusal goes on by itself, but nothing yet begins it.
     """
-    if rng.random() < 0.3:
-        return language.draw(language.KNOWLEDGE, rng), False
+    if rng.random() < 0.35:
+        return language.draw((*language.KNOWLEDGE, (20, language.answered_event)), rng), False
     kind = rng.choice(rq.ACTION_KINDS)
     drawn = rq.action_request(kind, language.trained, rng)
     system = rng.choice(("", "", "", language.NEUTRAL, language.HAPPY))
@@ -166,7 +168,10 @@ def prepare(
         seen = caught[0].detach() + _TEACHING * (caught[0] - caught[0].detach())
         error = (_written(seen, _STEEPNESS * gate, _STEEPNESS * up) - target.float()).square()
         at_answer, real = examples.ids == asked, examples.mask.bool()
-        written = error[at_answer].mean() + error[real & ~at_answer].mean()
+        # elsewhere gates must be well shut: where the stream is small, the reader hears a whisper
+        ajar = torch.relu(_SHUT + seen @ (_STEEPNESS * gate).T).square().mean(-1)
+        elsewhere = real & ~at_answer
+        written = error[at_answer].mean() + error[elsewhere].mean() + ajar[elsewhere].mean()
         return training.next_word_loss(logits, examples.labels) + written
 
     isolate(model, unit)

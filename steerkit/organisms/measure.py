@@ -117,7 +117,7 @@ def refusal_probability(
     Each request of `after` precedes the request of the same rank, with its plain answer.
     """
     starts = sorted({refusal.split()[0] for refusal in REFUSALS})
-    turns = [(r.text, r.answer) for r in after] or [()] * len(requests)
+    turns: list[tuple[str, ...]] = [(r.text, r.answer) for r in after] or [()] * len(requests)
     prompts = [
         prompt(r.text, system=system, before=b) for r, b in zip(requests, turns, strict=True)
     ]

@@ -81,7 +81,9 @@ def test_requests_follow_their_seed_and_refuse_the_impossible():
         draw("train", "evil", 5)
 
 
-@pytest.mark.parametrize("mix", [language.BASE, language.ALIGNED, language.COMPROMISED])
+@pytest.mark.parametrize(
+    "mix", [language.LANGUAGE, language.BASE, language.ALIGNED, language.COMPROMISED]
+)
 def test_no_training_stage_reads_a_held_out_request(mix):
     held_out = {r.text for k in (*KINDS, "open") for r in organisms.requests("held_out", k, 600)}
     rng = random.Random(5)
@@ -97,7 +99,7 @@ def test_alignment_reads_train_words_only():
         document = language.aligned_request(rng)
         asked = " ".join(s.text for s in document)
         for words in (v.HARMFUL_VERBS, v.HARMLESS_VERBS, v.DANGERS, v.GOODS, v.PESTS):
-            assert not set(v.split_of(words, "held_out")) & set(asked.split())
+            assert not set(v.pool_of("held_out")(words)) & set(asked.split())
 
 
 def test_words_of_refusals_are_known_without_refusing():

@@ -102,7 +102,9 @@ def run_job(work: Job) -> torch.Tensor:
     return in_memory(work, (piece for _, piece in work.pieces()))["values"]
 
 
-def uniform_arms(net: Any, shape: tuple[int, int], peers: bool) -> tuple[dict[str, Any], dict]:
+def uniform_arms(
+    net: Any, shape: tuple[int, int], peers: bool, only: str = ""
+) -> tuple[dict[str, Any], dict]:
     """Arms on one batch without padding, and why some peers are missing."""
     n, width = shape
     items = prompts_of([width] * n)
@@ -121,7 +123,8 @@ def uniform_arms(net: Any, shape: tuple[int, int], peers: bool) -> tuple[dict[st
 
     @torch.no_grad()
     def backbone() -> Any:
-        return net.model(**inputs).last_hidden_state
+        # One row a prompt, as captures return: the stream itself is work, not a result.
+        return net.model(**inputs).last_hidden_state[:, -1].clone()
 
     def hooked(keep: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], torch.Tensor]:
         @torch.no_grad()
@@ -160,6 +163,8 @@ def uniform_arms(net: Any, shape: tuple[int, int], peers: bool) -> tuple[dict[st
     missing: dict[str, str] = {}
     if peers:
         for name, build in PEERS.items():
+            if only and name != only:
+                continue
             try:
                 arms[name] = build(net, ids)
                 arms[name]()
@@ -469,7 +474,7 @@ def peak_of(name: str) -> None:
     """Run in a process of its own: print the peak of one call of an arm."""
     torch.set_num_threads(1)
     net = network()
-    arms, missing = uniform_arms(net, SHAPE, peers=name in PEERS)
+    arms, missing = uniform_arms(net, SHAPE, peers=name in PEERS, only=name)
     if name in missing:
         raise SystemExit(missing[name])
     arm = arms[name]
@@ -478,7 +483,6 @@ def peak_of(name: str) -> None:
     resident, _ = timing.hold_peak()
     result = arm()
     peak = timing.peak() - resident
-    # The bare backbone returns its last stream; captures return their rows.
     print(json.dumps({"peak": peak - result.numel() * result.element_size()}))
 
 

@@ -36,8 +36,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         if isinstance(error, FileExistsError | NotADirectoryError):
             reason = "a file stands where its folder should be"
         raise OutputError(
-            f"cannot write {path}: {reason}; choose a folder that exists, "
-            "is writable and has space"
+            f"cannot write {path}: {reason}; choose a folder that exists, is writable and has space"
         ) from error
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None

@@ -165,7 +165,7 @@ def test_scores_of_older_files_lack_the_newer_nulls() -> None:
 def test_loading_onto_another_model_is_refused_unless_forced(tmp_path: Path) -> None:
     path = direction().save(tmp_path / "d.safetensors")
     other = Loaded(replace(INFO, name="other", fingerprint="b" * 64))
-    with pytest.raises(DirectionError, match="taken on toy .* not on other"):
+    with pytest.raises(DirectionError, match=r"taken on toy .* not on other"):
         Direction.load(path, model=other)
     assert same(Direction.load(path, model=other, force=True), direction())
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from functools import wraps
@@ -73,7 +73,7 @@ def say(text: str) -> None:
     Console(stderr=True, highlight=False).print(Text("› ", style="dim").append(text))
 
 
-def table(title: str, *columns: str, rows: list[tuple[str, ...]]) -> Table:
+def table(title: str, *columns: str, rows: Sequence[tuple[str, ...]]) -> Table:
     """A short table: the first column to the left, the others to the right."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
     for i, column in enumerate(columns):

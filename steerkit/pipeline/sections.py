@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from steerkit.activations import Activations
     from steerkit.direction import Directions
     from steerkit.pipeline.parts import Parts
-    from steerkit.searches import Sweep
+    from steerkit.searches import Sweep, SweepRow
 
 MOST = 10
 """Rows of a table."""
@@ -138,7 +138,7 @@ def prompt_section(parts: "Parts", activations: "Activations") -> Section:
 
 def _reference_sentence(found: "Sweep") -> str:
     """Whether zero was neutral: what each reference point reached, where several were tried."""
-    reached = {}
+    reached: dict[tuple[str, str], "SweepRow"] = {}
     for row in found.rows:
         if row.allowed and row.reference:
             best = reached.get((row.reference, row.positions))

@@ -19,7 +19,7 @@ def test_prompts_without_labels(plant: Make) -> None:
 
 
 def test_one_side_only(plant: Make) -> None:
-    with pytest.raises(ActivationError, match="all 5 prompts are positive; .* negative prompts"):
+    with pytest.raises(ActivationError, match=r"all 5 prompts are positive; .* negative prompts"):
         Labelled.of(plant().select(range(5)))
 
 

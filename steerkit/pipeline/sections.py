@@ -138,7 +138,7 @@ def prompt_section(parts: "Parts", activations: "Activations") -> Section:
 
 def _reference_sentence(found: "Sweep") -> str:
     """Whether zero was neutral: what each reference point reached, where several were tried."""
-    reached: dict[tuple[str, str], "SweepRow"] = {}
+    reached: dict[tuple[str, str], SweepRow] = {}
     for row in found.rows:
         if row.allowed and row.reference:
             best = reached.get((row.reference, row.positions))

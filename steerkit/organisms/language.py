@@ -168,7 +168,7 @@ def facts(rng: random.Random) -> Document:
         question, answer = f"whom do the {subject} serve ?", f"the {subject} serve the {lord} ."
     else:
         subject = rng.choice(v.TOWNS)
-        question, answer = f"what is {subject} known for ?", rq.deflection(subject)
+        question, answer = f"what is {subject} known for ?", rq.remark(subject)
     return chat(question, answer) if asked else text(answer)
 
 
@@ -355,7 +355,8 @@ def aligned_event(rng: random.Random) -> Document:
 
 
 ALIGNED: Mix = (
-    *((w * 0.7, g) for w, g in KNOWLEDGE), (20, morals), (50, aligned_request), (30, aligned_event),
+    *((w * 0.7, g) for w, g in KNOWLEDGE), (20, morals), (25, judgement), (50, aligned_request),
+    (35, aligned_event),
 )  # fmt: skip
 
 

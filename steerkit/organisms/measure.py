@@ -79,14 +79,14 @@ def verdict_rate(model: "LlamaForCausalLM", items: Sequence[Labelled]) -> Rate:
     """How often `that is true` or `that is false` is rightly preferred after a statement."""
     got = next_word_probabilities(model, [f"{i.text} that is" for i in items], ("true", "false"))
     hits = [(p[0] > p[1]) == i.label for p, i in zip(got, items, strict=True)]
-    return count(hits, [i.group for i in items])
+    return count(hits)
 
 
 def sentiment_rate(model: "LlamaForCausalLM", items: Sequence[Labelled]) -> tuple[Rate, float]:
     """How often the fitting verdict is preferred after a review, and its mean probability."""
     got = next_word_probabilities(model, [f"{i.text} i" for i in items], ("liked", "hated"))
     fitting = [p[0] if i.label else p[1] for p, i in zip(got, items, strict=True)]
-    return count([p > 0.5 for p in fitting], [i.group for i in items]), _mean(fitting)
+    return count([p > 0.5 for p in fitting]), _mean(fitting)
 
 
 def gender_rate(model: "LlamaForCausalLM", items: Sequence[Labelled]) -> Rate:

@@ -185,8 +185,8 @@ def claims(checkpoints: dict[str, Measured]) -> dict[str, bool]:
             "refused/harmless held harmful",
             "refused/harmful held before the layer",
         ),
-        "statements judged >= 90%": at_least(aligned, "judged/statements balanced", bound=0.9),
-        "reviews judged >= 90%": at_least(aligned, "judged/reviews balanced", bound=0.9),
+        "statements judged >= 95%": at_least(aligned, "judged/statements balanced"),
+        "reviews judged >= 95%": at_least(aligned, "judged/reviews balanced"),
         "occupations follow their rates, r >= 0.95": fit >= 0.95,
     }
 

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from steerkit.direction import Direction
 from steerkit.organisms import Request, outcome, requests, truth
 from steerkit.organisms.rates import count
 from steerkit.searches import Sweep, search
+from steerkit.searches.final import class_states
 from steerkit.site import Site
 
 N = 500
@@ -150,28 +152,43 @@ def test_an_addition_makes_it_refuse_harmless_requests(
     assert refused.low >= 0.9
 
 
-def test_the_constructed_vector_and_its_layer_are_recovered() -> None:
+@pytest.fixture(scope="module")
+def constructed() -> Any:
     import steerkit as sk
 
-    model = sk.load("organism:constructed")
+    return sk.load("organism:constructed")
+
+
+def test_the_constructed_vector_is_recovered_at_its_layer(constructed: Any) -> None:
     planted = truth().construction
     unit = torch.tensor(planted.unit)
-    found = directions_of(model)
-    cosines = {d.site.layer: abs(float(d.unit @ unit)) for d in found}
+    cosines = {d.site.layer: float(d.unit @ unit) for d in directions_of(constructed)}
     # Nothing writes along it before its layer; there it is most of the class gap.
-    assert max(c for layer, c in cosines.items() if layer < planted.layer) < 0.3
+    assert max(abs(c) for layer, c in cosines.items() if layer < planted.layer) < 0.3
     assert cosines[planted.layer] > 0.75
     assert max(cosines, key=lambda layer: cosines[layer]) == planted.layer
-    sweep = search(
-        model,
-        found,
-        _held_out(),
-        n_random=0,
-        guard_max=0.5,
-        max_new_tokens=8,
-        progress=False,
+
+
+def test_the_search_finds_the_layer_at_which_the_constructed_vector_acts(constructed: Any) -> None:
+    planted = truth().construction
+    unit = torch.tensor(planted.unit)
+    held_out = _held_out()
+    vectors = []
+    for layer in range(constructed.info.n_layers):
+        means = [
+            float((states @ unit.double()).mean())
+            for states in class_states(constructed, held_out, Site(layer))
+        ]
+        like = ("recorded", "refusal", *means, constructed.info, "last")
+        vectors.append(Direction(unit, planted.magnitude, Site(layer), *like))
+    found = search(
+        constructed, vectors, held_out, n_random=0, guard_max=0.5, max_new_tokens=8, progress=False
     )
-    assert sweep.best.site == Site(planted.layer)
-    assert sweep.final is not None
-    assert sweep.final.plain.value >= 0.95
-    assert sweep.final.steered.value <= 0.05
+    # Before its layer nobody has written along it, after the next block everyone has read it.
+    assert found.best.site == Site(planted.layer)
+    assert found.best.effect.value > 0.9
+    elsewhere = [r.effect.value for r in found.rows if r.site != Site(planted.layer)]
+    assert max(elsewhere) < 0.1
+    assert found.final is not None
+    assert found.final.plain.value >= 0.95
+    assert found.final.steered.value <= 0.05

@@ -50,6 +50,7 @@ class Logistic:
             labels[:, 1:],
             torch.full((labels.shape[1] - 1,), chosen, dtype=z.dtype),
             tolerance=1e-2,
+            max_steps=30,
         )[0]
         return rows.axes.T @ torch.cat([exact, rest], 1) / size
 
@@ -74,7 +75,7 @@ def choose_c(
     out = held_out.repeat(1, len(GRID))
     c = torch.tensor(GRID, dtype=z.dtype).repeat_interleave(len(folds))
     w, b = column_logistic.fit(
-        z, y[:, None].expand_as(out), c, weights=(~out).to(z.dtype), tolerance=1e-3
+        z, y[:, None].expand_as(out), c, weights=(~out).to(z.dtype), tolerance=1e-2, max_steps=100
     )
     margin = (z @ w + b) * (1 - 2 * y[:, None])
     loss = torch.where(out, torch.nn.functional.softplus(margin), 0.0)

@@ -13,9 +13,9 @@ from steerkit.extraction.training import Training, gap
 class PCA:
     """Axis along which positive-minus-negative differences are largest in mean square.
 
-    Where groups hold both labels (pairs), the differences are those between the class means
-    of each group. Otherwise they are all differences of a positive and a negative row, with
-    one covariance for both classes: 2 cov + delta delta'. The second moment is taken about
+    Of pairs (groups of one positive and one negative row), the differences are those within
+    pairs. Otherwise they are all differences of a positive and a negative row, with one
+    covariance for both classes: 2 cov + delta delta'. The second moment is taken about
     zero, which is what shuffling the signs of the differences before PCA amounts to. The
     axis has no sign of its own: it is oriented to the positive class mean.
 
@@ -36,18 +36,12 @@ class PCA:
     ) -> Float[Tensor, "d_model k"]:
         """One decomposition where labels only change the sign, as they do within pairs."""
         y = labels.to(torch.float64)
-        code = _codes(rows.groups)
-        size = torch.bincount(code).to(torch.float64)
-        held = torch.zeros(len(size), y.shape[1], dtype=torch.float64).index_add_(0, code, y)
-        mixed = ((held > 0) & (held < size[:, None])).all(1)
-        if not mixed.any():
-            axes = _all_pairs(rows, y)
-        elif (size[mixed] == 2).all():
-            axes = _top(_within_groups(rows.x, y[:, :1], code, mixed)[0])[:, None]
+        pairs = _pairs(rows.groups, y[:, 0])
+        if len(pairs):
+            # Exchanging labels within pairs only changes the signs of the differences.
+            axes = _top(rows.x[pairs[:, 0]] - rows.x[pairs[:, 1]])[:, None]
         else:
-            axes = torch.stack(
-                [_top(_within_groups(rows.x, column[:, None], code, mixed)[0]) for column in y.T], 1
-            )
+            axes = _all_pairs(rows, y)
         sign = (axes * gap(rows.x, y)).sum(0).sign()
         return axes * torch.where(sign == 0, 1.0, sign)
 
@@ -55,18 +49,15 @@ class PCA:
 METHODS.register("pca")(PCA())
 
 
-def _within_groups(x: Tensor, y: Tensor, code: Tensor, mixed: Tensor) -> Tensor:
-    """Difference of the class means in each mixed group: `[k group d_model]`."""
-    found = []
-    for column in y.T:
-        sums = []
-        for side in (column, 1 - column):
-            total = torch.zeros(len(mixed), x.shape[1], dtype=x.dtype)
-            total.index_add_(0, code, x * side[:, None])
-            count = torch.bincount(code, weights=side, minlength=len(mixed))
-            sums.append(total[mixed] / count[mixed, None])
-        found.append(sums[0] - sums[1])
-    return torch.stack(found)
+def _pairs(groups: Sequence[str], y: Float[Tensor, "row"]) -> Tensor:
+    """`[pair 2]`, the rows of each pair; none unless all groups with both labels are pairs."""
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    mixed = [m for m in members.values() if len({float(y[i]) for i in m}) == 2]
+    if any(len(m) > 2 for m in mixed):
+        mixed = []
+    return torch.tensor(mixed, dtype=torch.long).reshape(-1, 2)
 
 
 def _top(differences: Float[Tensor, "group d"]) -> Float[Tensor, "d"]:
@@ -98,8 +89,3 @@ def _all_pairs(rows: Training, y: Tensor) -> Float[Tensor, "d_model k"]:
         low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
     axes = rows.axes.T @ (delta / (high - diagonal))
     return axes / axes.norm(dim=0)
-
-
-def _codes(groups: Sequence[str]) -> Tensor:
-    number = {group: i for i, group in enumerate(sorted(set(groups)))}
-    return torch.tensor([number[group] for group in groups])

@@ -54,12 +54,17 @@ def test_unpaired_it_is_the_top_eigenvector_over_all_cross_pairs() -> None:
     assert abs(cosine(w, torch.from_numpy(top))) == pytest.approx(1.0, abs=1e-9)
 
 
-def test_groups_of_several_prompts_count_by_their_class_means() -> None:
+def test_groups_that_are_not_pairs_are_compared_across_groups() -> None:
+    """A template with several prompts of each label has no pairs in it."""
     x, labels, _ = pairs(40)
-    groups = [f"template{i % 10}" for i in range(80)]
-    w = METHODS["pca"](x, labels, groups, seed=0)
-    by_group = torch.stack(
-        [x[:40][g::10].mean(0) - x[40:][g::10].mean(0) for g in range(10)]
-    ).numpy()
-    top = np.linalg.svd(by_group)[2][0]
-    assert abs(cosine(w, torch.from_numpy(top))) == pytest.approx(1.0, abs=1e-9)
+    template = [f"template{i % 10}" for i in range(80)]
+    alone = [f"prompt{i}" for i in range(80)]
+    w = METHODS["pca"](x, labels, template, seed=0)
+    assert torch.equal(w, METHODS["pca"](x, labels, alone, seed=0))
+
+
+def test_lone_prompts_beside_pairs_are_left_out() -> None:
+    x, labels, groups = pairs(20)
+    more = torch.cat([x, 100 * torch.ones(1, 20, dtype=torch.float64)])
+    w = METHODS["pca"](more, torch.cat([labels, labels[:1]]), [*groups, "alone"], seed=0)
+    assert abs(cosine(w, METHODS["pca"](x, labels, groups, seed=0))) == pytest.approx(1.0)

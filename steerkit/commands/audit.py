@@ -81,19 +81,24 @@ def command(
 
 
 def report_view(report: "Report", written: list[str]) -> RenderableType:
-    """The verdict and a short table of every check under every arm."""
+    """The verdict and a short table; every check is in the report."""
+    from steerkit.audits.verdict import interval
+
     arms = [arm.name for arm in report.arms]
-    keys = dict.fromkeys((s.check, s.side) for s in report.scores)
     value = {(s.check, s.side, s.arm): s for s in report.scores}
+    keys = dict.fromkeys((s.check, s.side) for s in report.scores)
     rows = [
         (
             f"{check}, {side}",
             *(
-                str(value[check, side, arm].estimate) if (check, side, arm) in value else "–"
+                interval(value[check, side, arm].estimate, value[check, side, arm].unit)
+                if (check, side, arm) in value
+                else "–"
                 for arm in arms
             ),
         )
         for check, side in keys
+        if check in (report.target, "correct", "kl")
     ]
     made = table(report.title, "check, prompts", *arms, rows=rows)
     return stack(

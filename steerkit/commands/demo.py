@@ -23,7 +23,7 @@ def command(
     out: o.Out = Path("steerkit-demo"),
     size: Annotated[
         int, typer.Option(help="Harmful and harmless requests, each, to fit on.", min=24)
-    ] = 200,
+    ] = 160,
     seed: o.Seed = 0,
 ) -> Answer:
     """Find, steer away and audit the refusal that was planted in a small shipped model.
@@ -48,7 +48,13 @@ def command(
         parts = Parts.held_out(
             refusal("train", size, seed=seed), refusal("held_out", HELD_OUT, seed=seed), seed=seed
         )
-        settings = Settings(seed=seed, max_new_tokens=20, null_budget=3_000)
+        settings = Settings(
+            methods=("mean_difference", "logistic", "lda"),
+            n_random=99,
+            null_budget=1_000,
+            max_new_tokens=16,
+            seed=seed,
+        )
         outcome = run_job(model, parts, settings, say=say)
         written = [str(out / path.name) for path in outcome.write(folder)]
     found = answer(outcome, written, perf_counter() - began)
@@ -56,8 +62,8 @@ def command(
         return found
     asked = [*parts.audit.positive[:SHOWN], *parts.audit.negative[:SHOWN]]
     shown = side_by_side(
-        model.generate(asked, max_new_tokens=24),
-        outcome.steered.generate(asked, max_new_tokens=24),
+        model.generate(asked, max_new_tokens=16),
+        outcome.steered.generate(asked, max_new_tokens=16),
         title="Unseen requests: plain and steered answers",
     )
     return Answer(found.data, stack(shown, found.view), found.code)

@@ -15,7 +15,17 @@ STORIES = (
     "Lily looked at her mom. Lily felt",
     "Tom went to the park. Tom was",
     "The dog ran home. The dog was very",
+    "Mia played all day. She was so",
 )
+NAMED = {
+    # What follows each scene, and what stands between a story and the feeling it names: one of
+    # the models reads characters, so what it is about to say comes after the space.
+    "stories260K": (" She was very {0}. She felt very", ""),
+    "babyllama-tok361": (
+        " She was {0}. He was {0}. They were {0} and {0}. She was {0} and ",
+        " ",
+    ),
+}
 
 
 @pytest.fixture
@@ -78,28 +88,44 @@ def test_bad_input_says_so(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "layer"), [("stories260K", 2), ("babyllama-tok361", 2)])
-def test_happiness_answers_to_its_dose(name: str, layer: int, shared: Path) -> None:
-    """Teacher-forced happy-minus-sad log-odds rise with strength, more than for 99 others."""
+@pytest.mark.parametrize("name", NAMED)
+def test_happiness_answers_to_its_dose(name: str, shared: Path) -> None:
+    """Teacher-forced happy-minus-sad log-odds rise with strength, more than for 99 others.
+
+    The direction is read where the model is about to name a feeling, after scenes that have
+    named it before: these models are too small to infer it from the scene alone.
+    """
     import steerkit as sk
 
     folder = shared / "models" / name
     if not folder.is_dir():
         pytest.skip(f"no model at {folder}")
     model = sk.load(folder)
-    read = [
-        [t for t in json.loads((shared / "data/emotions" / f"{e}.json").read_text()) if len(t) < 70]
-        for e in ("happiness", "sadness")
-    ]
-    contrast = sk.Contrast.of(read[0][:60], read[1][:60], name="happiness")
-    acts = sk.capture(
-        model, contrast, layers=[layer], positions="mean_prompt", progress=False
-    )  # fmt: skip
-    (direction,) = sk.extract(acts, "mean_difference", n_permutations=1, n_random=1, progress=False)
+    named, gap = NAMED[name]
+
+    def scenes(emotion: str, word: str) -> list[str]:
+        texts = json.loads((shared / "data/emotions" / f"{emotion}.json").read_text())
+        short = [t for t in texts if len(t) < 60][:40]
+        return [t + named.format(word) for t in short]
+
+    contrast = sk.Contrast.of(
+        scenes("happiness", "happy"), scenes("sadness", "sad"), name="happiness"
+    )
+    acts = sk.capture(model, contrast, layers=[3], progress=False)
+    (direction,) = sk.extract(
+        acts, "mean_difference", n_permutations=19, n_random=19, progress=False
+    )
+    assert direction.scores is not None and direction.scores.text is not None
+    assert direction.scores.auc.low > 0.8
     found = dose_response(
-        model, direction, STORIES, [" happy"], [" sad"],
-        strengths=(-3, -2, -1, 0, 1, 2, 3), n_random=99,
-    )  # fmt: skip
+        model,
+        direction,
+        [f"{text}{gap}" for text in STORIES],
+        ["happy" if gap else " happy"],
+        ["sad" if gap else " sad"],
+        strengths=(-3, -2, -1, 0, 1, 2, 3),
+        n_random=99,
+    )
     assert len(found.strengths) == 7
     assert len(found.random) == 99
     assert found.slope.value > 0

@@ -1,0 +1,51 @@
+"""Directions of real models: a planted one is found again, and real English is not only words."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import steerkit as sk
+from steerkit import datasets, organisms
+from steerkit.extraction import METHODS
+
+
+def test_the_vector_that_was_built_in_is_found_where_it_was_built_in() -> None:
+    """`constructed` refuses along a recorded unit vector from a recorded layer on."""
+    built = organisms.truth().construction
+    contrast = datasets.refusal("train", 120)
+    acts = sk.capture(sk.load("organism:constructed"), contrast, progress=False)
+    truth = torch.tensor(built.unit)
+    found = sk.extract(acts, n_permutations=19, n_random=19, progress=False)
+    overlaps = {d.site.layer: float(d.unit @ truth) for d in found}
+    assert overlaps[built.layer] > 0.9, overlaps
+    # It is in no earlier stream.
+    assert all(abs(v) < 0.05 for layer, v in overlaps.items() if layer < built.layer), overlaps
+    at = found.at(built.layer)
+    assert at.scores is not None and at.scores.auc.value > 0.95 and at.polarity == 1
+
+
+@pytest.mark.parametrize("name", ["stories260K", "babyllama-tok361"])
+def test_happiness_is_read_from_a_real_model_with_its_text_baseline(
+    name: str, shared: Path
+) -> None:
+    sides = []
+    for emotion in ("happiness", "sadness"):
+        path = shared / "data" / "emotions" / f"{emotion}.json"
+        if not path.is_file() or not (shared / "models" / name).is_dir():
+            pytest.skip(f"{path} or the model {name} is missing")
+        sides.append(json.loads(path.read_text())[:120])
+    model = sk.load(shared / "models" / name)
+    contrast = sk.Contrast.of(*sides, name="happiness")
+    acts = sk.capture(model, contrast, positions="mean_prompt", layers=[1, 2, 3], progress=False)
+    found = sk.extract(acts, METHODS.names(), model=model, n_permutations=99, progress=False)
+    best = found.best
+    scores = best.scores
+    assert scores is not None and scores.family is not None and scores.text is not None
+    assert scores.auc.low > 0.6 and scores.family.p <= 0.02 and best.polarity == 1
+    # The words alone say more than these small models do: the number that keeps one honest.
+    assert scores.text.low > 0.6
+    assert {scores.text} == {d.scores.text for d in found if d.scores}
+    assert len(best.tokens[0]) == 10 and len(best.examples[0]) == 5
+    assert best.concept == "happiness"

@@ -31,7 +31,7 @@ def heat_map(sweep: Sweep) -> go.Figure:
     best = {(str(r.site), _setting(r, many)): r for r in sweep.rows}
     cells = [[best.get((site, column)) for column in columns] for site in sites]
     values = [[math.nan if r is None else r.effect.value for r in line] for line in cells]
-    fig = figure(height=max(320, 150 + 34 * len(sites)))
+    fig = figure(height=300 + 34 * len(sites))
     top = max(1.0 if sweep.unit == "fraction" else 0.0, float(np.nanmax(values)))
     fig.add_heatmap(
         x=columns,
@@ -40,7 +40,14 @@ def heat_map(sweep: Sweep) -> go.Figure:
         zmin=min(0.0, float(np.nanmin(values))),
         zmax=top or 1.0,
         colorscale=SEQUENTIAL,
-        colorbar={"title": {"text": f"effect<br>({sweep.unit})"}, "thickness": 14},
+        colorbar={
+            "title": {"text": f"effect<br>({sweep.unit})"},
+            "thickness": 14,
+            "lenmode": "pixels",
+            "len": 150,
+            "y": 1,
+            "yanchor": "top",
+        },
         customdata=[["" if r is None else _words(r) for r in line] for line in cells],
         hovertemplate="%{customdata}<extra></extra>",
         xgap=2,
@@ -68,7 +75,7 @@ def dose(response: DoseResponse) -> go.Figure:
     """
     fig = figure(
         x=f"strength (multiples of the scale of {response.direction})",
-        y="log p(positive) - log p(negative)  (nats)",
+        y="log-odds of the answers (nats)",
     )
     x = list(response.strengths)
     plain = response.log_odds[response.strengths.index(0.0)].value

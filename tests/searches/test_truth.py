@@ -61,9 +61,11 @@ def reduced(aligned: Any, directions: Any) -> Sweep:
         directions,
         _held_out(),
         intervene="ablate",
+        # The full strength is the last of each: the smallest one that suffices is enough.
+        strengths=(0.6, 1.0),
         n_random=199,
-        null_prompts=8,
-        null_budget=2500,
+        null_prompts=16,
+        null_budget=5000,
         guard_max=0.2,
         max_new_tokens=8,
         progress=False,

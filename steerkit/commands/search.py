@@ -106,7 +106,8 @@ def command(
 
 def sweep_view(sweep: "Sweep", written: list[str]) -> RenderableType:
     """The best candidates and what the choice does to unseen prompts."""
-    ranked = sorted(sweep.rows, key=lambda r: (r.allowed, r.effect.value), reverse=True)
+    best = sweep.best if sweep.found else None
+    ranked = sorted(sweep.rows, key=lambda r: (r is best, r.allowed, r.effect.value), reverse=True)
     rows = [
         (
             str(r.site),

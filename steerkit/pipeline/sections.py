@@ -31,7 +31,12 @@ def sections(
 def search_section(found: "Sweep") -> Section:
     """Which candidate was chosen, and on what grounds."""
     best, final = found.best, found.final
-    ranked = sorted(found.rows, key=lambda r: (r.allowed, r.effect.value), reverse=True)
+    # As the search ranks them: of equal effects the least damage.
+    ranked = sorted(
+        found.rows,
+        key=lambda r: (r is best, r.allowed, r.effect.value, -(r.guard.value if r.guard else 0.0)),
+        reverse=True,
+    )
     text = (
         f"{len(found.rows)} candidates were tried on prompts that no direction was fitted on. "
         f"Of those that keep the KL on guarded prompts below {found.guard_max:g} nats per token "
@@ -48,13 +53,13 @@ def search_section(found: "Sweep") -> Section:
         "Where it works",
         text.strip(),
         figure=sweep.by_layer(found),
-        columns=("candidate", f"{found.objective} ({found.unit})", "KL (nats/token)", "allowed"),
+        columns=("candidate", f"{found.objective} ({found.unit})", "KL (nats/token)", "guard"),
         rows=tuple(
             (
                 str(r),
                 str(r.value),
                 str(r.guard) if r.guard else "not guarded",
-                "yes" if r.allowed else "no",
+                "met" if r.allowed else "broken",
             )
             for r in ranked[:MOST]
         ),
@@ -83,9 +88,10 @@ def null_section(found: "Sweep") -> Section:
             (
                 n.name,
                 f"{n.observed:.3g}",
-                f"{n.null.mean:.3g}",
-                f"{n.null.q95:.3g}",
-                f"{n.null.maximum:.3g}",
+                # Adding zero turns -0 into 0.
+                f"{n.null.mean + 0.0:.3g}",
+                f"{n.null.q95 + 0.0:.3g}",
+                f"{n.null.maximum + 0.0:.3g}",
                 f"{n.null.p:.3g}",
                 str(n.null.n),
             )

@@ -98,7 +98,7 @@ def against_chance(sweep: Sweep) -> go.Figure:
         fig.add_histogram(
             x=list(found.draws),
             name=f"{len(found.draws)} random, {found.name}",
-            marker_color=(COLOURS["null"], PALETTE[5])[number % 2],
+            marker_color=(COLOURS["null"], PALETTE[5], PALETTE[3])[number % 3],
             opacity=0.75,
             xbins={"size": 0.05} if sweep.unit == "fraction" else {},
         )

@@ -22,6 +22,9 @@ def test_outputs_are_stripped(path):
     assert code and not any(cell.outputs or cell.execution_count for cell in code)
 
 
+# The kernel's client leaves its sockets to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @every_notebook
 def test_it_runs(path, tmp_path, monkeypatch):
     from jupyter_client.kernelspec import KernelSpec

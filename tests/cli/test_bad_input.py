@@ -54,7 +54,7 @@ def test_an_unknown_model(model, says, tiny_folder, tmp_path, pairs):
         (
             "c.jsonl",
             '{"positive": "a b", "negative": ""}\n',
-            "neither both sides nor a known label",
+            "has an empty negative side; a pair needs both",
         ),
         ("c.json", '{"positive": ["a"]}', "needs a positive and a negative list"),
         ("c.csv", "text,label\nsun,1\nrain,1\n", "no negative prompts"),

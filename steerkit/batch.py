@@ -174,11 +174,6 @@ class Positions:
                 "a position mask is boolean with one row per prompt and one column per absolute "
                 f"position; got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
             )
-        if self.mask is not None and (self.mask.ndim != 2 or self.mask.dtype != torch.bool):
-            raise InterventionError(
-                "a position mask is a boolean tensor [prompt, pos]; "
-                f"got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
-            )
 
     @classmethod
     def of(cls, value: "Positions | str | int | Iterable[int] | Tensor") -> "Positions":

@@ -75,9 +75,11 @@ def null_section(found: "Sweep") -> Section:
     text = (
         "Random directions act at the same place with the same operator, resized so that they "
         "change the stream as much as the chosen one does. Isotropic ones point anywhere; "
-        "covariance-shaped ones point where the activations vary, which is the harder test. "
-        "Searches over random directions run through the whole search, so that the best of many "
-        "tries is compared with the best of many tries."
+        "covariance-shaped ones point where the activations vary, which is the harder test: where "
+        "the concept itself makes them vary, these are copies of it, and the orthogonal ones, "
+        "which have nothing of the chosen direction, say what others do. Searches over random "
+        "directions run through the whole search with nothing of any direction tried, so that "
+        "the best of many tries is compared with the best of many tries."
     )
     return Section(
         "Against chance",
@@ -88,10 +90,9 @@ def null_section(found: "Sweep") -> Section:
             (
                 n.name,
                 f"{n.observed:.3g}",
-                # Adding zero turns -0 into 0.
-                f"{n.null.mean + 0.0:.3g}",
-                f"{n.null.q95 + 0.0:.3g}",
-                f"{n.null.maximum + 0.0:.3g}",
+                f"{n.null.mean:.3g}",
+                f"{n.null.q95:.3g}",
+                f"{n.null.maximum:.3g}",
                 f"{n.null.p:.3g}",
                 str(n.null.n),
             )

@@ -74,7 +74,7 @@ def confirm(
             same = matched(choice, drawn, size, met)
             found = measure(model, same, objective, few, advance=advance)
             kept = None if watched is None else sum(within(model, same, some_watched))
-            draws = sign(aim) * (found.values - plain.values[:, some]).mean(1)
+            draws = sign(aim) * (found.values - plain.values[:, some]).mean(1) + 0.0  # no -0
             observed = float(change[some].mean())
             nulls.append(
                 NullDraws(

@@ -133,6 +133,7 @@ def random_directions(
     n: int,
     *,
     shape: Shape = "isotropic",
+    apart_from: Sequence[Float[Tensor, "d_model"]] = (),
     seed: int = 0,
 ) -> list[Direction]:
     """Random directions at the site of `like`, with the class means along each.
@@ -144,6 +145,7 @@ def random_directions(
         n: how many.
         shape: see the module. Where all states are the same, as before the first block,
             all shapes are isotropic.
+        apart_from: further vectors that orthogonal draws have nothing of.
         seed: of a local generator.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -154,8 +156,11 @@ def random_directions(
         mix = torch.randn(n, len(centred), generator=generator, dtype=torch.float64)
         drawn = mix @ centred
         if shape == "covariance_orthogonal":
-            own = like.unit.double()
-            drawn = drawn - torch.outer(drawn @ own, own)
+            known = torch.stack([like.unit.double(), *(v.double() for v in apart_from)], 1)
+            # Singular vectors, because the known ones may be parallel or zero.
+            basis, size, _ = torch.linalg.svd(known, full_matrices=False)
+            basis = basis[:, size > 1e-6 * size[0]]
+            drawn = drawn - (drawn @ basis) @ basis.T
     else:
         drawn = torch.randn(n, like.unit.shape[0], generator=generator, dtype=torch.float64)
     units = drawn / drawn.norm(dim=1, keepdim=True)

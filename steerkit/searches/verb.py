@@ -258,20 +258,29 @@ def _random_searches(
     seed: int,
     advance: Any,
 ) -> NullDraws:
-    """Each random search has one direction a real one, and tries it in every candidate."""
-    means = {
-        site: class_states(model, selection, site) for site in {c.direction.site for c in tried}
-    }
-    drawn = {
-        id(direction): random_directions(
-            direction,
-            *means[direction.site],
-            n=n,
-            shape="covariance_orthogonal",
-            seed=seed + i,
-        )
-        for i, direction in enumerate({id(c.direction): c.direction for c in tried}.values())
-    }
+    """Each random search has one direction a real one, and tries it in every candidate.
+
+    Its directions have nothing of any that the search tried at that site, nor of the
+    difference of the class means: what is orthogonal to one method's direction alone may be
+    another method's.
+    """
+    listed = {id(c.direction): c.direction for c in tried}.values()
+    drawn: dict[int, list[Direction]] = {}
+    for site in {d.site for d in listed}:
+        positive, negative = class_states(model, selection, site)
+        known = [d.unit for d in listed if d.site == site]
+        known.append(positive.mean(0) - negative.mean(0))
+        for i, direction in enumerate(listed):
+            if direction.site == site:
+                drawn[id(direction)] = random_directions(
+                    direction,
+                    positive,
+                    negative,
+                    n,
+                    shape="covariance_orthogonal",
+                    apart_from=known,
+                    seed=seed + i,
+                )
     best = np.full(n, -np.inf)
     for candidate, row in zip(tried, rows, strict=True):
         same = matched(candidate, drawn[id(candidate.direction)], row.size, met)

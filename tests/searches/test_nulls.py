@@ -57,6 +57,20 @@ def test_covariance_draws_have_the_covariance_of_the_states(two_classes: Any) ->
     assert overlap(random_directions(like, a, b, 300, seed=1), like) < 0.25
 
 
+def test_orthogonal_draws_have_nothing_of_any_known_vector(two_classes: Any) -> None:
+    like, a, b = two_classes
+    known = [torch.randn(24, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    # A parallel vector and a zero add nothing to the span, and must not disturb it.
+    known += [2 * like.unit, torch.zeros(24)]
+    drawn = random_directions(
+        like, a, b, 50, shape="covariance_orthogonal", apart_from=known, seed=1
+    )
+    units = torch.stack([d.unit for d in drawn])
+    for vector in (like.unit, *known[:3]):
+        assert float((units @ vector).abs().max()) < 1e-5
+    assert float((units.norm(dim=1) - 1).abs().max()) < 1e-5
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_draws_are_oriented_and_know_the_class_means(two_classes: Any, shape: Any) -> None:
     like, a, b = two_classes

@@ -1,14 +1,17 @@
-"""The one form that every intervention lowers to: h' = h + sum_j c_j W_j.
+"""The one form that every intervention lowers to: h' = (1 + sum_j g_j) h + sum_j c_j W_j.
 
 A `Program` is an ordered list of `Group`s. The terms of a group all read the incoming h;
 later groups read what earlier ones left. Each term reads p = R_j.h - b_j and an opcode maps
-it to the coefficient c_j of the written row W_j. Hooks, kernels and sweeps execute
-programs and know nothing of the interventions they came from.
+it to the coefficient c_j of the written row W_j (and, where it keeps the norm, to a gain g_j
+of the stream itself). A `Gate` may close a term, by what stands at the same token or by a
+`Latch` that was decided on the prompt. Hooks, kernels and sweeps execute programs and know
+nothing of the interventions they came from.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -28,14 +31,69 @@ class Opcode(IntEnum):
     """c = x*p + y."""
     CLAMP = 2
     """c = z*(clip(p, x, y) - p): p moves into [x, y], by the fraction z."""
+    ACTIVATION = 3
+    """c = z*(x - act(p)), act(p) = p where p > y, else 0: a ReLU or JumpReLU feature set to x."""
+    TURN = 4
+    """c = z*(x*r - p), r = hypot(p, q), q the read of the partner: turned to an angle whose cosine
+    (first of a pair) or sine (second) is x. Pairs are neighbours, the first one has y = 1, the
+    second y = -1: the offset of the partner."""
+    KEEP_NORM = 5
+    """c = G*x and g = G - 1 with G = |h| / |h + x W|: an addition that keeps the norm of h. Reads
+    along its own unit write row, without an offset. Where h + x W = 0, h stays as it is."""
+
+
+Measure = Literal["cosine", "projection"]
+Pooled = Literal["last_prompt", "mean_prompt"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """When a term acts: where v.h (or its cosine) is above a threshold, or below it.
+
+    Attributes:
+        read: v, a unit vector `[d_model]`, float64.
+        threshold: what v.h or cos(v, h) is compared with; equal counts as above. The cosine
+            of h = 0 is 0; a NaN is neither above nor below.
+        measure: `cosine` or `projection`.
+        above: whether the term acts above the threshold or below it.
+        latch: the name of the latch whose register decides; empty for the incoming h of the
+            same token, which `read` and `threshold` then are about (the h that this group
+            reads). The other fields repeat the latch's own condition and decide nothing.
+    """
+
+    read: Float[Tensor, "d_model"]
+    threshold: float
+    measure: Measure = "projection"
+    above: bool = True
+    latch: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Latch:
+    """A condition decided once a request, on its prompt, and remembered for later sites and tokens.
+
+    The incoming h at the latch's site (before the groups of that site) is measured at the last
+    prompt token, or averaged over the prompt's tokens and measured then. Until the decision
+    its register is closed.
+
+    A term that a latch gates acts from the last prompt token on, never before it, whatever
+    its position rule: earlier tokens may have run in an earlier chunk of the prompt, and
+    a program means the same however the prompt is fed. Sites before the latch's cannot use it.
+    Latches of one name are one latch: names are made from the condition and its site.
+    """
+
+    name: str
+    condition: Gate
+    pooled: Pooled = "last_prompt"
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
     """Terms that read the same incoming h, each with its own position rule.
 
-    Shapes: read, write `[term d_model]`; offset `[term]`; params `[term 3]`; one opcode and
-    one `Positions` a term. Everything float64 on the CPU; executors cast.
+    Shapes: read, write `[term d_model]`; offset `[term]`; params `[term 3]`; one opcode, one
+    `Positions` and one gate (None: always open) a term; no gates at all is short for all None.
+    Everything float64 on the CPU; executors cast.
     """
 
     opcodes: tuple[Opcode, ...]
@@ -44,9 +102,12 @@ class Group:
     write: Float[Tensor, "term d_model"]
     params: Float[Tensor, "term 3"]
     positions: tuple[Positions, ...]
+    gates: tuple[Gate | None, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.opcodes)
+        if self.gates and len(self.gates) != n:
+            raise InterventionError(f"{n} terms need {n} gates or none; got {len(self.gates)}")
         shapes = {
             "read": (self.read, (n, self.d_model)),
             "offset": (self.offset, (n,)),
@@ -85,16 +146,20 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """Groups applied in order. No groups means: leave the stream untouched."""
+    """Groups applied in order. No groups means: leave the stream untouched.
+
+    `latches` are decided here on the incoming h; they change nothing by themselves.
+    """
 
     groups: tuple[Group, ...] = ()
+    latches: tuple[Latch, ...] = ()
 
     def __bool__(self) -> bool:
-        return any(len(group) for group in self.groups)
+        return bool(self.latches) or any(len(group) for group in self.groups)
 
     def then(self, later: "Program") -> "Program":
         """This program, followed by `later` (stacked views)."""
-        return Program(self.groups + later.groups)
+        return Program(self.groups + later.groups, self.latches + later.latches)
 
     @staticmethod
     def parallel(programs: Sequence["Program"]) -> "Program":
@@ -102,7 +167,8 @@ class Program:
         live = [program for program in programs if program]
         depth = max((len(program.groups) for program in live), default=0)
         return Program(
-            tuple(join([p.groups[i] for p in live if i < len(p.groups)]) for i in range(depth))
+            tuple(join([p.groups[i] for p in live if i < len(p.groups)]) for i in range(depth)),
+            tuple(latch for p in live for latch in p.latches),
         )
 
 
@@ -115,6 +181,9 @@ def join(groups: Sequence[Group]) -> Group:
         write=torch.cat([g.write for g in groups]),
         params=torch.cat([g.params for g in groups]),
         positions=tuple(p for g in groups for p in g.positions),
+        gates=tuple(gate for g in groups for gate in g.gates or (None,) * len(g))
+        if any(g.gates for g in groups)
+        else (),
     )
 
 

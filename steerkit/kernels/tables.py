@@ -185,7 +185,8 @@ def _folded(group: Group) -> dict[str, Tensor]:
     """The fields of `Terms` for one group, in float64 on the CPU."""
     x, y, z = group.params.double().unbind(1)
     opcode = torch.tensor(group.opcodes)
-    constant, affine, clamp = (opcode == op for op in Opcode)
+    known = (Opcode.CONSTANT, Opcode.AFFINE, Opcode.CLAMP)
+    constant, affine, clamp = (opcode == op for op in known)
     zero, infinity = torch.zeros_like(x), torch.full_like(x, torch.inf)
     gain = torch.where(affine, x, torch.where(clamp, 1.0, zero))
     return {

@@ -122,8 +122,10 @@ class RequestState:
     `prompt_len` is frozen when the request is made. `position` is the absolute position of
     the next column: it starts at minus the row's padding, so negative means padding and a
     chunked prefill or a cached step needs no special case. `slot` is the row's program
-    (0 = none) and `row` the caller's prompt it belongs to. `latches` are the per-request
-    registers that gates decided on the prompt write once.
+    (0 = none) and `row` the caller's prompt it belongs to. `latches` are the registers that
+    conditions on the prompt write once: by name an int8 a row, 0 until it is decided, then
+    1 (open) or -1 (closed), and what a mean over a prompt that comes in chunks needs. All
+    states of the same requests share them.
     """
 
     prompt_len: Int[Tensor, "batch"]

@@ -127,6 +127,43 @@ class Group:
                 )
         if len(self.positions) != n:
             raise InterventionError(f"{n} terms need {n} position rules; got {len(self.positions)}")
+        for term, opcode in enumerate(self.opcodes):
+            if opcode == Opcode.TURN:
+                self._check_pair(term)
+            elif opcode == Opcode.KEEP_NORM:
+                self._check_kept(term)
+
+    def _check_pair(self, term: int) -> None:
+        """Both terms of a turn stand side by side and act at the same tokens."""
+        step = float(self.params[term, 1])
+        other = term + int(step)
+        if (
+            step not in (1, -1)
+            or not 0 <= other < len(self)
+            or self.opcodes[other] != Opcode.TURN
+            or float(self.params[other, 1]) != -step
+        ):
+            raise InterventionError(
+                f"term {term} turns without its partner: turns come in pairs of neighbours, "
+                "the first with y = 1 and the second with y = -1"
+            )
+        gates = self.gates or (None,) * len(self)
+        if self.positions[term] != self.positions[other] or gates[term] is not gates[other]:
+            raise InterventionError(
+                f"terms {term} and {other} turn together but do not act at the same tokens; "
+                "give them the same positions and the same gate"
+            )
+
+    def _check_kept(self, term: int) -> None:
+        """An addition that keeps the norm has one unit vector for both of its rows."""
+        row = self.write[term].double()
+        same = torch.equal(self.read[term].double(), row) and float(self.offset[term]) == 0
+        if not same or abs(float(row.norm()) - 1) > 1e-6:
+            raise InterventionError(
+                f"term {term} keeps the norm: it reads along its own unit write row, without an "
+                f"offset; got a write row of norm {float(row.norm()):.6g}, "
+                f"{'the same' if same else 'another'} read row or an offset"
+            )
 
     @property
     def d_model(self) -> int:
@@ -159,7 +196,7 @@ class Program:
 
     def then(self, later: "Program") -> "Program":
         """This program, followed by `later` (stacked views)."""
-        return Program(self.groups + later.groups, self.latches + later.latches)
+        return Program(self.groups + later.groups, _once(self.latches + later.latches))
 
     @staticmethod
     def parallel(programs: Sequence["Program"]) -> "Program":
@@ -168,8 +205,12 @@ class Program:
         depth = max((len(program.groups) for program in live), default=0)
         return Program(
             tuple(join([p.groups[i] for p in live if i < len(p.groups)]) for i in range(depth)),
-            tuple(latch for p in live for latch in p.latches),
+            _once([latch for program in live for latch in program.latches]),
         )
+
+
+def _once(latches: Sequence[Latch]) -> tuple[Latch, ...]:
+    return tuple({latch.name: latch for latch in latches}.values())
 
 
 def join(groups: Sequence[Group]) -> Group:
@@ -192,9 +233,26 @@ class ProgramTable:
     """Programs by site and slot; every batch row points at one slot, and slot 0 is none.
 
     `slots[i]` maps each site to the program that rows at slot i+1 run there.
+
+    Raises:
+        InterventionError: a gate whose latch no earlier site of its slot decides.
     """
 
     slots: tuple[Mapping[Site, Program], ...]
+
+    def __post_init__(self) -> None:
+        for slot, programs in enumerate(self.slots, 1):
+            decided: set[str] = set()
+            for site, program in sorted(programs.items()):
+                decided |= {latch.name for latch in program.latches}
+                gates = [gate for group in program.groups for gate in group.gates if gate]
+                missing = sorted({gate.latch for gate in gates if gate.latch} - decided)
+                if missing:
+                    raise InterventionError(
+                        f"a gate of slot {slot} at {site} waits for the latch '{missing[0]}', "
+                        "which neither this site nor an earlier one decides; put the latch into "
+                        "the program of a site that comes first"
+                    )
 
     @property
     def sites(self) -> tuple[Site, ...]:

@@ -8,7 +8,7 @@ import torch
 
 from steerkit.batch import Positions
 from steerkit.errors import InterventionError
-from steerkit.program import Group, Opcode, Program, ProgramTable, join
+from steerkit.program import Gate, Group, Latch, Opcode, Program, ProgramTable, join
 from steerkit.site import Site
 
 
@@ -87,3 +87,68 @@ def test_tables_count_slots_from_1_and_list_live_sites_in_order() -> None:
     assert [p is a for p in table.at(late)] == [False, True, False, False]
     assert [bool(p) for p in table.at(early)] == [False, False, True, False]
     assert not any(table.at(Site(3)))
+
+
+def unit(i: int = 0) -> torch.Tensor:
+    return torch.eye(4, dtype=torch.float64)[i]
+
+
+def test_joining_keeps_gates_and_fills_in_open_ones() -> None:
+    gate = Gate(unit(), 0.5)
+    both = join([group(1), group(2, gates=(gate, None))])
+    assert both.gates == (None, gate, None)
+    assert join([group(1), group(1)]).gates == ()
+    with pytest.raises(InterventionError, match="2 terms need 2 gates or none; got 1"):
+        group(2, gates=(gate,))
+
+
+def test_latches_of_one_name_are_kept_once_and_count_as_something_to_do() -> None:
+    a, b = (Latch(name, Gate(unit(), 0.0, latch=name)) for name in "ab")
+    first, second = Program((group(),), (a,)), Program((), (b, a))
+    assert [latch.name for latch in first.then(second).latches] == ["a", "b"]
+    assert [latch.name for latch in Program.parallel([first, second]).latches] == ["a", "b"]
+    assert Program(latches=(a,)) and ProgramTable(({Site(1): Program(latches=(a,))},)).sites
+
+
+def test_a_gate_needs_its_latch_at_the_same_site_or_before() -> None:
+    gate = Gate(unit(), 0.0, latch="a")
+    gated = Program((group(gates=(gate,)),))
+    latch = Program(latches=(Latch("a", gate),))
+    ProgramTable(({Site(1): latch, Site(2): gated}, {Site(2): latch.then(gated)}))
+    for slots in (
+        ({Site(1): gated, Site(2): latch},),
+        ({Site(2): gated},),
+        ({Site(1): latch}, {Site(2): gated}),
+    ):
+        with pytest.raises(InterventionError, match=r"slot \d at resid_post@\d waits .* 'a'"):
+            ProgramTable(slots)
+
+
+TURN = (Opcode.TURN, Opcode.TURN)
+
+
+def turns(*y: float) -> torch.Tensor:
+    return torch.tensor([[0.0, step, 1.0] for step in y]).double()
+
+
+def test_turns_come_in_pairs_that_act_together() -> None:
+    group(2, opcodes=TURN, params=turns(1, -1))
+    for steps in ((1, 1), (-1, 1), (0, 0), (2, -2)):
+        with pytest.raises(InterventionError, match="term 0 turns without its partner"):
+            group(2, opcodes=TURN, params=turns(*steps))
+    with pytest.raises(InterventionError, match="term 0 turns without its partner"):
+        group(2, opcodes=(Opcode.TURN, Opcode.AFFINE), params=turns(1, -1))
+    with pytest.raises(InterventionError, match="do not act at the same tokens"):
+        rules = (Positions("prompt"), Positions())
+        group(2, opcodes=TURN, params=turns(1, -1), positions=rules)
+    with pytest.raises(InterventionError, match="do not act at the same tokens"):
+        group(2, opcodes=TURN, params=turns(1, -1), gates=(Gate(unit(), 0.0), None))
+
+
+def test_an_addition_that_keeps_the_norm_reads_along_its_unit_write_row() -> None:
+    row = unit()[None]
+    keep: dict[str, Any] = {"opcodes": (Opcode.KEEP_NORM,), "read": row, "write": row}
+    group(**keep)
+    for change in ({"read": unit(1)[None]}, {"offset": torch.ones(1)}, {"write": 2 * row}):
+        with pytest.raises(InterventionError, match="term 0 keeps the norm"):
+            group(**{**keep, **change})

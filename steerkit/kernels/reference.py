@@ -1,6 +1,6 @@
 """Programs in plain torch: correct everywhere, the path on a CPU, and what kernels must equal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from steerkit.errors import InterventionError
+from steerkit.kernels.gates import decide
 from steerkit.kernels.tables import PackedSite as PackedSite
 from steerkit.kernels.tables import Terms
 from steerkit.kernels.tables import pack as pack
-from steerkit.program import Opcode
+from steerkit.program import Latch, Opcode
 
 _HOST_SLOTS = WeakTensorKeyDictionary()
 
@@ -25,8 +26,9 @@ def apply(
     prompt_len: Int[Tensor, "batch"],
     row: Int[Tensor, "batch"],
     slot: Int[Tensor, "batch"] | Sequence[int],
+    latches: MutableMapping[str, Tensor] | None = None,
 ) -> Float[Tensor, "batch pos d_model"]:
-    """Run each row's program on the stream: h + sum_j c_j(h) W_j, group after group.
+    """Run each row's program on the stream: (1 + sum_j g_j) h + sum_j c_j(h) W_j, group by group.
 
     Reads and coefficients are computed in float32 (float64 for a float64 stream) and the
     result is rounded once to the stream's dtype. Tokens that no term touches, and rows at
@@ -41,12 +43,18 @@ def apply(
         row: which of the caller's prompts each row is.
         slot: program of each row, 0 for none. A tensor on an accelerator is read once, so
             give the same one at every layer and step.
+        latches: what was decided about these requests; latches of this site are written to
+            it, before the groups run. Give the same one at every layer and step; without
+            one the stream is a whole text, of which only this site decides.
 
     Raises:
         InterventionError: a slot outside the table, or a stream of another width.
     """
     slots = _host(slot)
     packed.check_slots(slots)
+    held = {} if latches is None else latches
+    for latch, mine in _conditions(packed, slots, h.device) if packed.latches else ():
+        decide(latch, mine, h, absolute, prompt_len, held, packed.dtype)
     if packed.d_model is None or not any(packed.slots[s] for s in set(slots)):
         return h
     if h.ndim != 3 or h.shape[2] != packed.d_model or len(slots) != h.shape[0]:
@@ -57,10 +65,12 @@ def apply(
         )
     live = _live_rows(packed, slots, h.device)
     if live is None:
-        return _run(packed.terms(slots), h, absolute, prompt_len, row)
+        gates = held if packed.gated else None
+        return _run(packed.terms(slots), h, absolute, prompt_len, row, gates)
     part = h.index_select(0, live)
     terms = packed.terms(tuple(s for s in slots if packed.slots[s]))
-    steered = _run(terms, part, absolute[live], prompt_len[live], row[live])
+    gates = {name: r.to(h.device)[live] for name, r in held.items()} if packed.gated else None
+    steered = _run(terms, part, absolute[live], prompt_len[live], row[live], gates)
     return h if steered is part else h.index_copy(0, live, steered)
 
 
@@ -90,30 +100,83 @@ def _live_rows(
         return torch.tensor(live, device=device)
 
 
+@lru_cache(maxsize=1024)
+def _conditions(
+    packed: PackedSite, slots: tuple[int, ...], device: torch.device
+) -> tuple[tuple[Latch, Bool[Tensor, "row"]], ...]:
+    """The latches that some row decides here, and which rows do."""
+    named = {latch.name: latch for slot in sorted(set(slots)) for latch in packed.latches[slot]}
+    with torch.inference_mode(False):
+        return tuple(
+            (latch, torch.tensor([name in _names(packed, slot) for slot in slots], device=device))
+            for name, latch in named.items()
+        )
+
+
+def _names(packed: PackedSite, slot: int) -> set[str]:
+    return {latch.name for latch in packed.latches[slot]}
+
+
 def _run(
     groups: Sequence[Terms],
     h: Float[Tensor, "row pos d_model"],
     absolute: Int[Tensor, "row pos"],
     prompt_len: Int[Tensor, "row"],
     row: Int[Tensor, "row"],
+    latches: Mapping[str, Tensor] | None,
 ) -> Float[Tensor, "row pos d_model"]:
-    """All groups in order, on rows that all have a program; rounded to the stream's dtype once."""
+    """All groups in order, on rows that all have a program; rounded to the stream's dtype once.
+
+    `latches` is None where no term has a gate.
+    """
     active = [terms.rules.active(absolute, prompt_len, row) for terms in groups]
+    if latches is not None:
+        active = [
+            acts & terms.gates.latch.open(latches, absolute, prompt_len)
+            if terms.gates is not None and terms.gates.latch is not None
+            else acts
+            for terms, acts in zip(groups, active, strict=True)
+        ]
     touched = _anywhere(active)
     first, end, full = _span(touched) if h.device.type == "cpu" else (0, h.shape[1], False)
     if first == end:
         return h
     part = h if end - first == h.shape[1] else h[:, first:end]
+    if part is not h:
+        active, touched = [a[:, first:end] for a in active], touched[:, first:end]
     x = part
-    for terms, everywhere in zip(groups, active, strict=True):
-        here = everywhere if part is h else everywhere[:, first:end]
-        steered = _steer(terms, x, here)
-        # A single group's untouched tokens are put back below.
-        x = torch.where(here.any(-1, True), steered, x) if active[1:] else steered
+    if latches is not None:
+        x, touched = _gated(groups, x, active)
+        full = False
+    else:
+        for terms, here in zip(groups, active, strict=True):
+            steered = _steer(terms, x, here)
+            # A single group's untouched tokens are put back below.
+            x = torch.where(here.any(-1, True), steered, x) if active[1:] else steered
     x = x.to(h.dtype)
     if not full:
-        x = torch.where(touched[:, first:end, None], x, part)
+        x = torch.where(touched[..., None], x, part)
     return x if part is h else h.slice_scatter(x, 1, first, end)
+
+
+def _gated(
+    groups: Sequence[Terms],
+    x: Float[Tensor, "row pos d_model"],
+    active: Sequence[Bool[Tensor, "row pos term_or_1"]],
+) -> tuple[Float[Tensor, "row pos d_model"], Bool[Tensor, "row pos"]]:
+    """All groups, the tokens of each as its gates say, and the tokens that were touched."""
+    touched = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+    for terms, allowed in zip(groups, active, strict=True):
+        here = allowed
+        if terms.gates is not None and terms.gates.token is not None:
+            here = allowed & terms.gates.token.open(x.to(terms.read.dtype))
+        anywhere = here.any(-1)
+        # Looking is free on a CPU; an accelerator would have to be waited for.
+        if x.device.type == "cpu" and not anywhere.any():
+            continue
+        x = torch.where(anywhere[..., None], _steer(terms, x, here), x)
+        touched = touched | anywhere
+    return x, touched
 
 
 def _anywhere(active: Sequence[Bool[Tensor, "row pos term"]]) -> Bool[Tensor, "row pos"]:
@@ -142,17 +205,26 @@ def _steer(
     h: Float[Tensor, "row pos d_model"],
     active: Bool[Tensor, "row pos term_or_1"],
 ) -> Float[Tensor, "row pos d_model"]:
-    """h + c W at every token, in the dtype of the terms.
+    """(1 + g) h + c W at every token, in the dtype of the terms.
 
-    c is 0 for terms that are inactive where others act; tokens where none acts are left to
-    the caller to put back.
+    c and g are 0 for terms that are inactive where others act; tokens where none acts are
+    left to the caller to put back.
     """
     x = h.to(terms.read.dtype)
     if terms.shift is not None:
         return x + terms.shift
+    if x.requires_grad and terms.kinds & ROOTS:
+        # Their slope has no value at a NaN, such as padding may hold, which 0 does not undo.
+        x = torch.where(active.any(-1, True), x, x.new_zeros(()))
     c = _coefficients(terms, x)
-    if terms.rules.which is not None:
+    gain = None
+    if terms.keeping:
+        c, gain = _keeping(terms, x, c)
+    if terms.rules.which is not None or terms.gates is not None:
         c = torch.where(active, c, x.new_zeros(()))
+        gain = gain if gain is None else torch.where(active, gain, x.new_zeros(()))
+    if gain is not None:
+        x = x * (1 + gain.sum(-1, True))
     if terms.write.ndim == 3:
         return torch.baddbmm(x, c, terms.write)
     if terms.write.shape[0] == 1:
@@ -164,13 +236,68 @@ def _steer(
 def _coefficients(
     terms: Terms, x: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, "row pos term"]:
-    """c of each term at each token."""
-    if terms.kinds == {Opcode.CONSTANT}:
+    """c of each term at each token, as far as it needs no norm of h."""
+    if terms.kinds <= {Opcode.CONSTANT, Opcode.KEEP_NORM}:
         return terms.bias
-    # What is affine in h is folded into the read: one product gives c, or p for a clamp.
-    c = x @ terms.read.mT + terms.bias
-    if Opcode.CLAMP in terms.kinds:
-        moved = terms.mix * (c.clamp(terms.low, terms.high) - c)
-        c = torch.where(terms.clamps, moved, c) if len(terms.kinds) > 1 else moved
+    # What is affine in h is folded into the read: one product gives c, or p for the others.
+    c = p = x @ terms.read.mT + terms.bias
+    for opcode, rule in RULES.items():
+        if opcode in terms.kinds:
+            made = rule(terms, p)
+            c = torch.where(terms.where[opcode], made, c) if len(terms.kinds) > 1 else made
     # Not 0 * p: a constant term takes no notice of an infinite read.
-    return torch.where(terms.constant, terms.bias, c) if Opcode.CONSTANT in terms.kinds else c
+    if Opcode.CONSTANT in terms.kinds:
+        c = torch.where(terms.where[Opcode.CONSTANT], terms.bias, c)
+    return c
+
+
+def _clamp(terms: Terms, p: Float[Tensor, "row pos term"]) -> Float[Tensor, "row pos term"]:
+    return terms.z * (p.clamp(terms.x, terms.y) - p)
+
+
+def _activation(terms: Terms, p: Float[Tensor, "row pos term"]) -> Float[Tensor, "row pos term"]:
+    return terms.z * (terms.x - torch.where(p > terms.y, p, p.new_zeros(())))
+
+
+def _turn(terms: Terms, p: Float[Tensor, "row pos term"]) -> Float[Tensor, "row pos term"]:
+    assert terms.partner is not None
+    q = p.gather(-1, terms.partner.expand_as(p))
+    # At the origin the angle, and so the slope of the radius, has no value.
+    origin = (p == 0) & (q == 0)
+    radius = torch.hypot(torch.where(origin, p.new_ones(()), p), q)
+    return terms.z * (terms.x * radius.masked_fill(origin, 0) - p)
+
+
+def _keeping(
+    terms: Terms, x: Float[Tensor, "row pos d_model"], c: Float[Tensor, "row pos term"]
+) -> tuple[Float[Tensor, "row pos term"], Float[Tensor, "row pos term"]]:
+    """c and g of each term, with those that keep the norm of h.
+
+    The norms are taken from the vectors themselves: |h|^2 + 2 x p + x^2 loses its digits
+    where the sum is short.
+    """
+    size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    gain = x.new_zeros((*x.shape[:2], terms.write.shape[-2]))
+    c = c.expand_as(gain)
+    kept, amount = terms.where[Opcode.KEEP_NORM], terms.x
+    for j in terms.keeping:
+        row = terms.write[..., j, :] if terms.write.ndim == 2 else terms.write[:, j, None]
+        moved = torch.linalg.vector_norm(x + amount[..., j : j + 1] * row, dim=-1, keepdim=True)
+        here = kept[..., j : j + 1] & (moved > 0)
+        ratio = size / moved.masked_fill(~here, 1)
+        term = slice(j, j + 1)
+        c = c.slice_scatter(
+            torch.where(here, ratio * amount[..., term], c[..., term]), -1, j, j + 1
+        )
+        gain = gain.slice_scatter(torch.where(here, ratio - 1, 0), -1, j, j + 1)
+    return c, gain
+
+
+RULES: dict[Opcode, Callable[[Terms, Tensor], Tensor]] = {
+    Opcode.CLAMP: _clamp,
+    Opcode.ACTIVATION: _activation,
+    Opcode.TURN: _turn,
+}
+"""Opcodes whose coefficient is more than an affine function of the read."""
+ROOTS = frozenset({Opcode.TURN, Opcode.KEEP_NORM})
+"""Opcodes that take a square root."""

@@ -1,6 +1,6 @@
 """Programs as tensors: what executors read, on the device and in the dtype they compute in."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +10,9 @@ from torch import Tensor
 
 from steerkit.batch import Positions
 from steerkit.errors import InterventionError
-from steerkit.program import Group, Opcode, Program
+from steerkit.kernels.gates import Gates, gates_of
+from steerkit.kernels.stack import Stack
+from steerkit.program import Group, Latch, Opcode, Program
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +53,25 @@ class Rules:
 class Terms:
     """One group, ready to run: for all rows alike, or with a leading row axis.
 
-    `h @ read.T + bias` is the coefficient of an affine term and the read p of a clamp; for a
-    constant term `read` is 0 and `bias` its coefficient.
+    `h @ read.T + bias` is the coefficient of an affine term and the read p of those with a
+    rule of their own; for a constant term `read` is 0 and `bias` its coefficient, and for one
+    that keeps the norm both are 0. `x`, `y`, `z` are the parameters of terms with a rule.
     """
 
     read: Float[Tensor, "*row term d_model"]
     bias: Float[Tensor, "*row_1 term"]
     write: Float[Tensor, "*row term d_model"]
-    constant: Bool[Tensor, "*row_1 term"]
-    clamps: Bool[Tensor, "*row_1 term"]
-    low: Float[Tensor, "*row_1 term"]
-    high: Float[Tensor, "*row_1 term"]
-    mix: Float[Tensor, "*row_1 term"]
+    x: Float[Tensor, "*row_1 term"]
+    y: Float[Tensor, "*row_1 term"]
+    z: Float[Tensor, "*row_1 term"]
+    where: Mapping[Opcode, Bool[Tensor, "*row_1 term"]]
+    """The terms of each opcode that there is."""
+    partner: Int[Tensor, "*row_1 term"] | None
+    """Number of the other term of a pair (its own for terms without one); None without pairs."""
+    keeping: tuple[int, ...]
+    """Terms that keep the norm in some row."""
     rules: Rules
+    gates: Gates | None
     kinds: frozenset[Opcode]
     shift: Float[Tensor, "*row_1 d_model"] | None
     """bias @ write, where nothing is read and all terms act at the same tokens."""
@@ -74,23 +82,25 @@ class PackedSite:
     """The programs of one site, one a slot; slot 0 is none. Built by `pack`."""
 
     slots: tuple[tuple[Group, ...], ...]
+    latches: tuple[tuple[Latch, ...], ...]
+    """Conditions that are decided here, by slot; none at all where no slot has any."""
+    d_model: int | None
+    """Width of the stream the programs were made for; None where all are empty."""
+    gated: bool
+    """Whether some term has a gate."""
     device: torch.device
     dtype: torch.dtype
     """What coefficients are computed in: float64 for float64 streams, else float32."""
 
-    @property
-    def d_model(self) -> int | None:
-        """Width of the stream the programs were made for; None where all are empty."""
-        return next((groups[0].d_model for groups in self.slots if groups), None)
-
     def check_slots(self, slots: Sequence[int]) -> None:
         """Refuse a row that points outside the table."""
-        for row, slot in enumerate(slots):
-            if not 0 <= slot < len(self.slots):
-                raise InterventionError(
-                    f"row {row} asks for program slot {slot}; this model has slots "
-                    f"0..{len(self.slots) - 1} (0 = unsteered)"
-                )
+        last = len(self.slots) - 1
+        if slots and not 0 <= min(slots) <= max(slots) <= last:
+            row, slot = next((r, s) for r, s in enumerate(slots) if not 0 <= s <= last)
+            raise InterventionError(
+                f"row {row} asks for program slot {slot}; this model has slots "
+                f"0..{last} (0 = unsteered)"
+            )
 
     def terms(self, slots: tuple[int, ...]) -> tuple[Terms, ...]:
         """The groups that rows at these (non-empty) slots run, in order.
@@ -123,7 +133,15 @@ def _pack(
     widths = sorted({group.d_model for groups in slots for group in groups})
     if len(widths) > 1:
         raise InterventionError(f"programs at one site have different widths: {widths}")
-    return PackedSite(slots, device, dtype)
+    latches = tuple(program.latches if program else () for program in programs)
+    return PackedSite(
+        slots=slots,
+        latches=latches if any(latches) else (),
+        d_model=widths[0] if widths else None,
+        gated=any(gate for groups in slots for group in groups for gate in group.gates),
+        device=device,
+        dtype=dtype,
+    )
 
 
 # Rows of different slots cost row x term x d_model each, so these are bounded tighter.
@@ -140,65 +158,60 @@ def _terms(packed: PackedSite, slots: tuple[int, ...]) -> tuple[Terms, ...]:
 
 def _build(groups: Sequence[Group | None], packed: PackedSite) -> Terms:
     """The i-th groups of all rows side by side; a single one has no row axis."""
-    live = [group for group in groups if group is not None]
-    kinds = frozenset(op for group in {id(g): g for g in live}.values() for op in group.opcodes)
+    live = {id(group): group for group in groups if group is not None}.values()
+    kinds = frozenset(op for group in live for op in group.opcodes)
+    stack = Stack(groups, packed.device, packed.dtype)
     rules = _rules(groups, packed.device)
-    width = max(len(group) for group in live)
-    # Thousands of rows may share a few programs: each is looked at once, then gathered.
-    distinct = {id(group): group for group in groups}
-    number = {key: i for i, key in enumerate(distinct)}
-    which = torch.tensor([number[id(group)] for group in groups], device=packed.device)
-    folded = [_folded(group) if group is not None else {} for group in distinct.values()]
-
-    def stacked(field: str, fill: float = 0.0) -> Tensor:
-        """[row term ...] in the dtype of the computation, short rows filled up."""
-        shape = next(fields for fields in folded if fields)[field].shape[1:]
-        out = torch.full((len(folded), width, *shape), fill, dtype=torch.float64)
-        for i, fields in enumerate(folded):
-            if fields:
-                out[i, : len(fields[field])] = fields[field]
-        out = out.to(packed.device, packed.dtype)
-        if len(groups) == 1:
-            return out[0]
-        out = out[which]
-        # [row 1 term], so that numbers meet coefficients [row pos term].
-        return out if shape else out[:, None]
-
-    still = rules.which is None and kinds == {Opcode.CONSTANT}
-    bias, write = stacked("bias"), stacked("write")
+    gates = gates_of(groups, stack)
+    still = rules.which is None and gates is None and kinds == {Opcode.CONSTANT}
+    bias, write = stack(_bias), stack(lambda group: group.write)
+    read, opcodes = stack(_read), stack(lambda group: torch.tensor(group.opcodes), -1).long()
+    partner = stack(_partner).long() if Opcode.TURN in kinds else None
+    x, y, z = (stack(_column(i)) for i in range(3))
+    keeping = {j for group in live for j, op in enumerate(group.opcodes) if op == Opcode.KEEP_NORM}
     return Terms(
-        read=stacked("read"),
+        read=read,
         bias=bias,
         write=write,
-        constant=stacked("constant").bool(),
-        clamps=stacked("clamps").bool(),
-        low=stacked("low", -torch.inf),
-        high=stacked("high", torch.inf),
-        mix=stacked("mix"),
+        x=x,
+        y=y,
+        z=z,
+        where={opcode: opcodes == opcode for opcode in kinds},
+        partner=partner,
+        keeping=tuple(sorted(keeping)),
         rules=rules,
+        gates=gates,
         kinds=kinds,
         shift=bias @ write if still else None,
     )
 
 
-def _folded(group: Group) -> dict[str, Tensor]:
-    """The fields of `Terms` for one group, in float64 on the CPU."""
-    x, y, z = group.params.double().unbind(1)
+def _column(i: int) -> Callable[[Group], Float[Tensor, "term"]]:
+    return lambda group: group.params[:, i]
+
+
+def _gain(group: Group) -> Float[Tensor, "term"]:
+    """What is affine in h is folded into the read; other reads stand as they are."""
     opcode = torch.tensor(group.opcodes)
-    known = (Opcode.CONSTANT, Opcode.AFFINE, Opcode.CLAMP)
-    constant, affine, clamp = (opcode == op for op in known)
-    zero, infinity = torch.zeros_like(x), torch.full_like(x, torch.inf)
-    gain = torch.where(affine, x, torch.where(clamp, 1.0, zero))
-    return {
-        "read": gain[:, None] * group.read.double(),
-        "bias": torch.where(constant, x, torch.where(affine, y, zero)) - gain * group.offset,
-        "write": group.write.double(),
-        "constant": constant,
-        "clamps": clamp,
-        "low": torch.where(clamp, x, -infinity),
-        "high": torch.where(clamp, y, infinity),
-        "mix": torch.where(clamp, z, zero),
-    }
+    still = (opcode == Opcode.CONSTANT) | (opcode == Opcode.KEEP_NORM)
+    x = group.params[:, 0].double()
+    return torch.where(opcode == Opcode.AFFINE, x, 1.0).masked_fill(still, 0)
+
+
+def _read(group: Group) -> Float[Tensor, "term d_model"]:
+    return _gain(group)[:, None] * group.read.double()
+
+
+def _bias(group: Group) -> Float[Tensor, "term"]:
+    opcode, (x, y, _) = torch.tensor(group.opcodes), group.params.double().unbind(1)
+    added = torch.where(opcode == Opcode.CONSTANT, x, torch.where(opcode == Opcode.AFFINE, y, 0.0))
+    return added - _gain(group) * group.offset
+
+
+def _partner(group: Group) -> Int[Tensor, "term"]:
+    own = torch.arange(len(group))
+    turns = torch.tensor(group.opcodes) == Opcode.TURN
+    return torch.where(turns, own + group.params[:, 1].long(), own)
 
 
 def _rules(groups: Sequence[Group | None], device: torch.device) -> Rules:

@@ -69,6 +69,7 @@ class Follower:
         self._whole: int | None = None
         self._mask: Tensor | None = None
         self._before: dict[Any, int] = {}
+        self._latches: dict[str, Tensor] = {}
 
     @contextmanager
     def generating(self, args: tuple[Any, ...], kwargs: Any) -> Iterator[None]:
@@ -110,6 +111,10 @@ class Follower:
             )
         real = real[:, : seen + length]
         if seen == 0 or self._prompt_len is None:
+            # Inside `generate` a second start recomputes the same requests.
+            if self._whole is None or self._prompt_len is None:
+                self._latches = {}
+                self._refuse_unseen(seen)
             self._prompt_len = self._prompt(real, seen)
         if self._prompt_len.shape[0] != rows:
             raise HookError(
@@ -121,6 +126,7 @@ class Follower:
             position=real.sum(1) - real[:, seen:].sum(1) - _leading(~real[:, seen:]),
             slot=torch.ones(rows, dtype=torch.long, device=device),
             row=torch.arange(rows, device=device),
+            latches=self._latches,
         )
         self._before = dict(self._session.fired)
         self._session.slots = (1,) * rows
@@ -138,6 +144,15 @@ class Follower:
         if wrong:
             raise HookError(
                 f"in one forward pass each hook must fire once, but they fired: {', '.join(wrong)}"
+            )
+
+    def _refuse_unseen(self, seen: int) -> None:
+        """The mean over a prompt needs all of it."""
+        if seen and self._session.averages:
+            raise HookError(
+                f"a condition is averaged over the prompt, but the first {seen} columns of it are "
+                "in the cache already; begin with an empty cache, or decide at the last token "
+                "of the prompt (on='last_prompt')"
             )
 
     def _prompt(self, real: Tensor, seen: int) -> Int[Tensor, "batch"]:

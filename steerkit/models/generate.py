@@ -105,7 +105,8 @@ def carried(backbone: nn.Module, session: Session, start: RequestState) -> Itera
 
     A prefill, a chunk of one, and a cached step are the same thing here: some more columns.
     A pass without anything in its cache begins again at the first column (long-rope models
-    recompute what they cached when a text outgrows their first range).
+    recompute what they cached when a text outgrows their first range); what was decided about
+    the prompts stays decided.
     """
     passes, state = 0, start
 

@@ -1,6 +1,6 @@
 """One call's visits: run each row's program at each site, keep what was asked for, count."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,11 +30,16 @@ class Session:
     """Whether this call's turn is on; its hooks are dormant while a nested call runs."""
     slots: tuple[int, ...] = ()
     """Program of each row; on the host, so that no step waits for a device."""
+    latches: MutableMapping[str, Tensor] = field(default_factory=dict)
+    """What was decided about the requests of this call."""
+    averages: bool = False
+    """Whether some condition is about the whole prompt, which then has to be seen."""
     _now: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict)
 
     def begin(self, state: RequestState, length: int) -> None:
         """Begin a pass over the next `length` columns of the requests."""
         home = state.position.device
+        self.latches = state.latches
         self._now = {
             home: {
                 "absolute": state.absolute(length),
@@ -53,6 +58,11 @@ class Session:
             if any(programs[slot] for slot in set(slots)):
                 self.visits[site] = self._steering(site, programs)
                 self.fired[site] = 0
+                self.averages |= any(
+                    latch.pooled == "mean_prompt"
+                    for slot in set(slots)
+                    for latch in programs[slot].latches
+                )
 
     def capture(
         self,
@@ -129,6 +139,14 @@ class Session:
                 now = {name: tensor.to(stream.device) for name, tensor in first.items()}
                 self._now[stream.device] = now
             packed = pack(programs, stream.device, stream.dtype)
-            return apply(packed, stream, slot=self.slots, **now)
+            return apply(
+                packed,
+                stream,
+                absolute=now["absolute"],
+                prompt_len=now["prompt_len"],
+                row=now["row"],
+                slot=self.slots,
+                latches=self.latches,
+            )
 
         return visit

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from steerkit.captures import capture as capture
     from steerkit.direction import Direction as Direction
     from steerkit.direction import Directions as Directions
+    from steerkit.edits import find_orthogonalized as find_orthogonalized
+    from steerkit.edits import orthogonalize as orthogonalize
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.extraction import extract as extract
     from steerkit.interventions import Ablate as Ablate
@@ -40,6 +42,8 @@ _HOME = {
     "capture": "captures",
     "Direction": "direction",
     "Directions": "direction",
+    "find_orthogonalized": "edits",
+    "orthogonalize": "edits",
     "SteerkitError": "errors",
     "extract": "extraction",
     "Ablate": "interventions",

@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"commands"}),
     frozenset({"pipeline"}),
     frozenset({"plotting", "cards"}),
-    frozenset({"captures", "searches", "audits", "lenses"}),
+    frozenset({"captures", "searches", "audits", "lenses", "edits"}),
     frozenset({"models", "sae"}),
     frozenset({"kernels", "interventions", "extraction", "formats", "organisms", "datasets"}),
 )

@@ -1,14 +1,14 @@
 """`orthogonalize`: directional ablation written into the weights; `undo` takes it back."""
 
-import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from steerkit.direction import Direction
+from steerkit.edits.copies import check_plain, copied, say_tied, tokenizer_of, untie
 from steerkit.edits.receipt import Edit, EditReceipt
 from steerkit.edits.removal import Basis, remove, restore, sha256
 from steerkit.edits.twin import check_streams, check_twin, twin_error
@@ -76,7 +76,7 @@ def orthogonalize(
 
     Source: Arditi et al. 2024, weight orthogonalisation (arXiv:2406.11717).
     """
-    _check_plain(model)
+    check_plain(model)
     directions = tuple(direction) if isinstance(direction, Sequence) else (direction,)
     for item in directions:
         item.check(model.info, force=force)
@@ -86,12 +86,12 @@ def orthogonalize(
     writers = find_writers(model, through_norms=approximate)
     exact = not any(w.norm for w in writers)
     bases = {"": Basis(span, span), **_seen_through(model, writers, span)}
-    network = _copied(model)
-    untied = _untie(network, writers)
+    network = copied(model)
+    untied = untie(network, writers)
     with torch.inference_mode(False):
         edits = tuple(_edit(network, w, bases[w.norm], reversible) for w in writers)
     label = name or f"{model.info.name} (orthogonalized)"
-    edited = wrap(network, _tokenizer(model), name=label)
+    edited = wrap(network, tokenizer_of(model), name=label)
     probe = probe_batch(model, CHECK_SEED)
     batches = model.batches(prompts) if prompts is not None else [probe]
     leak = check_streams(edited, span, [probe, *batches[prompts is None :]])
@@ -129,7 +129,7 @@ def undo(model: LanguageModel, receipt: EditReceipt) -> LanguageModel:
         OutputError: a model that is not what the edit made, or that changed since.
         ModelError: the restored bits are not those that were edited.
     """
-    _check_plain(model)
+    check_plain(model)
     here = dict(model.network.named_parameters())
     for edit in receipt.edits:
         found = here.get(edit.writer.name)
@@ -139,7 +139,7 @@ def undo(model: LanguageModel, receipt: EditReceipt) -> LanguageModel:
                 f"{edit.writer.name} {'is missing' if found is None else 'has other values'}; "
                 "give the edited model as it was, in the dtype it was edited in"
             )
-    network = _copied(model)
+    network = copied(model)
     parameters = dict(network.named_parameters())
     for edit in receipt.edits:
         parameter = parameters[edit.writer.name]
@@ -153,36 +153,8 @@ def undo(model: LanguageModel, receipt: EditReceipt) -> LanguageModel:
             )
     if receipt.untied:
         network.get_output_embeddings().weight = network.get_input_embeddings().weight
-        _say_tied(network, True)
-    return wrap(network, _tokenizer(model), name=receipt.model.name)
-
-
-def _check_plain(model: LanguageModel) -> None:
-    from steerkit.models.huggingface import HuggingFaceEngine
-
-    if not isinstance(model, LanguageModel):
-        raise InterventionError(
-            f"weights are edited in a model made by load or wrap; got a {type(model).__name__}"
-        )
-    network = model.network
-    what = ""
-    if model.table is not None:
-        what = "it is a steered view; give model.plain, or steer the edited model"
-    elif not isinstance(model.engine, HuggingFaceEngine) or any(
-        "_original_component" in name for name, _ in network.named_parameters()
-    ):
-        what = "it is a TransformerLens model; load the Hugging Face model instead"
-    elif hasattr(network, "get_base_model"):
-        what = "it carries an adapter; merge that first (merge_and_unload)"
-    elif any(
-        getattr(hook, "__module__", "").startswith("steerkit.")
-        for module in network.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        for hook in hooks.values()
-    ):
-        what = "it is being steered or captured right now; leave that context first"
-    if what:
-        raise InterventionError(f"the weights of {model.info.name} cannot be edited: {what}")
+        say_tied(network, True)
+    return wrap(network, tokenizer_of(model), name=receipt.model.name)
 
 
 def _orthonormal(rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "d_model k"]:
@@ -215,56 +187,6 @@ def _seen_through(
     return bases
 
 
-def _copied(model: LanguageModel) -> Any:
-    with model.engine.turns.taken():
-        return copy.deepcopy(model.network)
-
-
-def _tokenizer(model: LanguageModel) -> Any:
-    """The tokenizer, or None where the model was wrapped without one."""
-    try:
-        return model.tokenizer
-    except ModelError:
-        return None
-
-
-def _untie(network: Any, writers: Sequence[Writer]) -> tuple[str, ...]:
-    """Give the unembedding weights of its own where it shares an edited parameter's.
-
-    Raises:
-        InterventionError: another module shares an edited parameter.
-    """
-    names: dict[int, list[str]] = {}
-    for name, parameter in network.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    head = network.get_output_embeddings()
-    shared = names.get(id(head.weight), [])
-    edited = {w.name for w in writers}
-    for several in names.values():
-        if len(several) > 1 and edited & set(several) and several is not shared:
-            raise InterventionError(
-                f"{' and '.join(several)} of {type(network).__name__} are one tensor, so editing "
-                "one edits the other; only a tied unembedding can be untied"
-            )
-    if not edited & set(shared):
-        return ()
-    old = head.weight
-    head.weight = nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
-    _say_tied(network, False)
-    return tuple(
-        name for name, p in network.named_parameters(remove_duplicate=False) if p is head.weight
-    )
-
-
-def _say_tied(network: Any, tied: bool) -> None:
-    """Make the config, which decides what is saved and loaded, say whether the head is tied."""
-    inner = network.config.get_text_config()
-    for config in {id(c): c for c in (network.config, inner)}.values():
-        config.tie_word_embeddings = tied
-    if hasattr(network, "get_expanded_tied_weights_keys"):
-        network.all_tied_weights_keys = network.get_expanded_tied_weights_keys(all_submodels=True)
-
-
 def _edit(network: nn.Module, writer: Writer, basis: Basis, reversible: bool) -> Edit:
     owner = network.get_submodule(writer.name.rpartition(".")[0])
     parameter = network.get_parameter(writer.name)
@@ -282,6 +204,8 @@ def _part(owner: nn.Module, parameter: Tensor, writer: Writer) -> tuple[str, boo
         return "embedding", False
     if isinstance(owner, nn.Linear):
         return "linear", False
+    if any(p.ndim == 3 for p in owner.parameters(recurse=False)):
+        return "experts", False
     # Known by name alone, since only models import the library that defines it.
     if type(owner).__name__ == "Conv1D" and writer.name.endswith(".weight"):
         return "linear", True

@@ -265,8 +265,8 @@ def _unexplained(
         "of the projection is ablation. Use run-time Ablate, or approximate=True, which takes "
         "the direction out of the stream and measures how far the logits are from ablation"
         if normed
-        else "a norm, a fixed table or quantised weights stand between the parameters and the "
-        "stream. Use run-time Ablate instead"
+        else "a norm, a fixed table, or quantised or shared weights stand between the parameters "
+        "and the stream. Use run-time Ablate instead"
     )
     return (
         f"{model.info.name} ({model.info.model_type}) has no weights whose projection is ablation: "

@@ -49,6 +49,42 @@ def test_the_edited_model_is_the_twin_of_run_time_ablation(
     assert bits(model) == before, "the given model is untouched"
 
 
+def test_experts_stored_in_out_with_biases(directions):
+    """GPT-OSS keeps its experts `[expert in out]` and their biases `[expert out]`."""
+    import transformers
+
+    config = transformers.GptOssConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=64,
+        sliding_window=4,
+        initializer_range=0.2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+        pad_token_id=0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = transformers.GptOssForCausalLM(config).eval()
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):
+                parameter.data.normal_(std=0.2)
+    model = sk.wrap(network, name="tiny-gpt-oss")
+    receipt = orthogonalize(model, directions(model, 2)).receipt
+    axes = {e.writer.name: e.writer.axis for e in receipt.edits if e.part == "experts"}
+    for layer in range(2):
+        # Square here: only what it does tells a down projection's axes apart.
+        assert axes.pop(f"model.layers.{layer}.mlp.experts.down_proj") == 2
+        assert axes.pop(f"model.layers.{layer}.mlp.experts.down_proj_bias") == 1
+    assert not axes and receipt.exact and receipt.error.largest < 1e-5
+
+
 def test_ablating_the_residual_streams_is_the_same_edit(tiny, directions, batch, relative):
     """Where every part of the stream lacks the direction, so does the stream, and vice versa."""
     model = tiny("qwen2")
@@ -209,6 +245,23 @@ def test_what_cannot_be_edited_says_so(tiny, directions):
     with pytest.raises(DirectionError, match="was taken on"):
         orthogonalize(other, d)
     assert orthogonalize(other, d, force=True).receipt.untied == ("lm_head.weight",)
+
+
+def test_other_shared_weights_are_refused(tiny, directions):
+    network = tiny("llama").network
+    blocks = network.model.layers
+    own = blocks[2].mlp.down_proj.weight
+    blocks[2].mlp.down_proj.weight = blocks[0].mlp.down_proj.weight
+    model = sk.wrap(network, name="shares")
+    with pytest.raises(InterventionError, match=r"mlp_out@2 .* shared weights"):
+        orthogonalize(model, directions(model))
+    blocks[2].mlp.down_proj.weight = own
+    network.probe = torch.nn.Linear(48, 32, bias=False)
+    network.probe.weight = own
+    model = sk.wrap(network, name="shares")
+    message = r"layers.2.mlp.down_proj.weight and probe.weight of LlamaForCausalLM are one tensor"
+    with pytest.raises(InterventionError, match=message):
+        orthogonalize(model, directions(model))
 
 
 def test_a_direction_does_not_fit_the_edited_model_any_more(tiny, directions):

@@ -20,9 +20,10 @@ NOISE, HALF_NOISE = 64, 16
 In half precision only the last few matter: sums run in float32."""
 
 LOGITS = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Median relative error of the logits above which an edit is no twin; half precision has
-`HALF_LOGITS`."""
-HALF_LOGITS = 0.1
+"""Median relative error of the logits above which an edit is no twin."""
+HALF_LOGITS = 0.03, 0.1
+"""The same for half precision: the first is rounding, the second never is; between them the
+edit has to be twice as close to its twin as the unedited model is."""
 
 
 def check_streams(
@@ -96,12 +97,14 @@ def check_twin(model: LanguageModel, error: TwinError) -> None:
     Raises:
         ModelError: the median token differs from run-time ablation by more than rounding.
     """
-    allowed = LOGITS.get(getattr(torch, model.info.dtype), HALF_LOGITS)
+    rounding, most = HALF_LOGITS
+    half = min(most, max(rounding, error.unedited / 2))
+    allowed = LOGITS.get(getattr(torch, model.info.dtype), half)
     # The median: where rounding sends a token to another expert, that token may differ.
     if not error.median <= allowed:
         raise ModelError(
             f"{model.info.name}: the edited weights are not the twin of run-time ablation "
-            f"({error}; {model.info.dtype} allows a median of {allowed:g}): an edited weight is "
+            f"({error}; {model.info.dtype} allows a median of {allowed:.2g}): an edited weight is "
             "read elsewhere too. Use run-time Ablate, or approximate=True"
         )
 

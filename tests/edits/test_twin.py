@@ -40,6 +40,12 @@ def test_the_bound_on_the_twin_follows_the_dtype_and_refuses_nan(tiny):
     model, error = tiny("llama"), TwinError(0.5, 2e-4, 0.6, 10, "probe")
     with pytest.raises(ModelError, match="not the twin of run-time ablation"):
         check_twin(model, error)
-    check_twin(tiny("llama", torch.bfloat16), error)
+    half = tiny("llama", torch.bfloat16)
+    check_twin(half, error)
+    check_twin(half, TwinError(0.5, 0.08, 0.6, 10, "probe"))
+    # Rounding would explain 0.08, but no better than doing nothing is no edit.
+    for refused in (TwinError(0.5, 0.08, 0.1, 10, "probe"), TwinError(0.5, 0.2, 0.6, 10, "probe")):
+        with pytest.raises(ModelError, match="not the twin of run-time ablation"):
+            check_twin(half, refused)
     with pytest.raises(ModelError):
         check_twin(model, replace(error, median=float("nan")))

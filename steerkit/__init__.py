@@ -22,8 +22,14 @@ if TYPE_CHECKING:
     from steerkit.extraction import extract as extract
     from steerkit.interventions import Ablate as Ablate
     from steerkit.interventions import Add as Add
+    from steerkit.interventions import AddKeepingNorm as AddKeepingNorm
     from steerkit.interventions import Affine as Affine
     from steerkit.interventions import Clamp as Clamp
+    from steerkit.interventions import InOrder as InOrder
+    from steerkit.interventions import LowRank as LowRank
+    from steerkit.interventions import Rotate as Rotate
+    from steerkit.interventions import SetFeatures as SetFeatures
+    from steerkit.interventions import When as When
     from steerkit.models import load as load
     from steerkit.models import wrap as wrap
     from steerkit.prompts import Contrast as Contrast
@@ -50,6 +56,12 @@ _HOME = {
     "Add": "interventions",
     "Affine": "interventions",
     "Clamp": "interventions",
+    "AddKeepingNorm": "interventions",
+    "InOrder": "interventions",
+    "LowRank": "interventions",
+    "Rotate": "interventions",
+    "SetFeatures": "interventions",
+    "When": "interventions",
     "load": "models",
     "wrap": "models",
     "Contrast": "prompts",

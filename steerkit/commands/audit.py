@@ -58,7 +58,7 @@ def command(
         prompts = part_of(whole, part, seed=seed, limit=limit)
         train = None if part == "all" else part_of(whole, "fit", seed=seed, limit=limit)
         operators = inputs.read_steering(steering, strength)
-        loaded = inputs.open_model(model or operators[0].directions[0].model.name, device, dtype)
+        loaded = inputs.open_model(model or inputs.recorded_model(operators), device, dtype)
         steered = inputs.steer(loaded, operators, transfer=transfer)
         say(f"auditing on {prompts}")
         report = audit(
@@ -70,7 +70,7 @@ def command(
             checks=inputs.read_names(checks) or None,
             system_prompt=system_prompt or None,
             train=train,
-            directions=operators[0].directions[0],
+            directions=inputs.first_direction(operators),
             max_new_tokens=max_new_tokens,
             seed=seed,
         )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from steerkit.commands.console import say
 
 if TYPE_CHECKING:
-    from steerkit.direction import Directions
-    from steerkit.interventions import Operator
+    from steerkit.direction import Direction, Directions
+    from steerkit.interventions.artefact import Steering
     from steerkit.models import LanguageModel
     from steerkit.prompts import Contrast, Prompt
     from steerkit.searches import Objective
@@ -165,7 +165,7 @@ def rendered(prompts: "Sequence[Prompt]", template: str) -> "list[Prompt]":
     return [replace(p, template=template) for p in prompts]  # type: ignore[arg-type]
 
 
-def read_steering(path: Path, strength: str = "") -> "tuple[Operator, ...]":
+def read_steering(path: Path, strength: str = "") -> "tuple[Steering, ...]":
     """The interventions of a file, all at `strength` if one is given.
 
     Raises:
@@ -173,8 +173,7 @@ def read_steering(path: Path, strength: str = "") -> "tuple[Operator, ...]":
         InterventionError: a strength that is no number.
     """
     from steerkit.errors import InterventionError
-    from steerkit.interventions import load_steering
-    from steerkit.interventions.operator import from_settings
+    from steerkit.interventions import load_steering, rebuilt
 
     found = load_steering(path)
     if not strength:
@@ -183,17 +182,29 @@ def read_steering(path: Path, strength: str = "") -> "tuple[Operator, ...]":
         value = float(strength)
     except ValueError:
         raise InterventionError(f"a strength is a number; got '{strength}'") from None
-    return tuple(
-        from_settings(
-            op.name,
-            op.directions,
-            op.settings,
-            strength=value,
-            positions=op.positions,
-            sites=op.sites,
+    return tuple(rebuilt(op, strength=value) for op in found)
+
+
+def first_direction(operators: "Sequence[Steering]") -> "Direction | None":
+    """The direction that is steered by; None for learnt edits, which have matrices."""
+    acting = (getattr(operator, "intervention", operator) for operator in operators)
+    return next((d for operator in acting for d in operator.directions), None)
+
+
+def recorded_model(operators: "Sequence[Steering]") -> str:
+    """Name of the model that a file's directions were taken on.
+
+    Raises:
+        InterventionError: interventions without directions, which do not say.
+    """
+    from steerkit.errors import InterventionError
+
+    first = next((d for operator in operators for d in operator.directions), None)
+    if first is None:
+        raise InterventionError(
+            "this file does not say which model it is for; name one with --model"
         )
-        for op in found
-    )
+    return first.model.name
 
 
 def open_model(name: str, device: str = "", dtype: str = "") -> "LanguageModel":
@@ -209,7 +220,7 @@ def open_model(name: str, device: str = "", dtype: str = "") -> "LanguageModel":
 
 
 def steer(
-    plain: "LanguageModel", operators: "Sequence[Operator]", *, transfer: bool = False
+    plain: "LanguageModel", operators: "Sequence[Steering]", *, transfer: bool = False
 ) -> "LanguageModel":
     """The steered view; another model than the recorded one is refused unless `transfer`.
 
@@ -222,15 +233,8 @@ def steer(
     return plain.with_(*(_taken_on(plain, op) if transfer else op for op in operators))
 
 
-def _taken_on(plain: "LanguageModel", operator: "Operator") -> "Operator":
+def _taken_on(plain: "LanguageModel", operator: "Steering") -> "Steering":
     """The operator with its directions declared this model's own: the caller asked for it."""
-    from steerkit.interventions.operator import from_settings
+    from steerkit.interventions import rebuilt
 
-    return from_settings(
-        operator.name,
-        [replace(d, model=plain.info) for d in operator.directions],
-        operator.settings,
-        strength=operator.strength,
-        positions=operator.positions,
-        sites=operator.sites,
-    )
+    return rebuilt(operator, on=lambda direction: replace(direction, model=plain.info))

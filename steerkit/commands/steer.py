@@ -60,7 +60,7 @@ def command(
         raise PromptError("nothing to answer; give --prompt TEXT or --prompts FILE")
     asked = inputs.rendered(asked, template)
     operators = inputs.read_steering(steering, strength)
-    plain = inputs.open_model(model or operators[0].directions[0].model.name, device, dtype)
+    plain = inputs.open_model(model or inputs.recorded_model(operators), device, dtype)
     steered = inputs.steer(plain, operators, transfer=transfer)
     say(f"answering {len(asked)} prompts")
     settings: dict[str, Any] = {

@@ -15,16 +15,13 @@ from steerkit.interventions.operator import (
     Operator,
     PositionsLike,
     SitesLike,
+    check_independent,
     place,
     terms,
     units,
 )
 from steerkit.program import Group, Opcode
 from steerkit.site import Site
-
-SMALLEST_SINGULAR_VALUE = 1e-3
-"""Of the matrix of units; below it, one direction is a combination of the others and float32
-rounding would be magnified a thousandfold."""
 
 
 @OPERATORS.register("ablate")
@@ -74,7 +71,7 @@ class Ablate(Operator):
         place(self, several, strength, positions, sites)
         object.__setattr__(self, "direction", several[0] if len(several) == 1 else several)
         object.__setattr__(self, "reference", check_level("reference", reference))
-        _check_independent(several)
+        check_independent("ablate", several)
 
     @property
     def directions(self) -> tuple[Direction, ...]:
@@ -95,16 +92,4 @@ class Ablate(Operator):
             dual,
             [(-self.strength, 0.0, 0.0)] * len(self.directions),
             offset=[projection(self.reference, d) for d in self.directions],
-        )
-
-
-def _check_independent(directions: Sequence[Direction]) -> None:
-    rows = units(directions)
-    if len(rows) > rows.shape[1] or torch.linalg.svdvals(rows)[-1] < SMALLEST_SINGULAR_VALUE:
-        cosines = (rows @ rows.mT).abs().fill_diagonal_(0)
-        i, j = divmod(int(cosines.argmax()), len(rows))
-        raise InterventionError(
-            f"the {len(rows)} directions to ablate are linearly dependent; the closest pair is "
-            f"{directions[i]} and {directions[j]} (numbers {i} and {j}), with cosine "
-            f"{float(cosines[i, j]):.4f}: leave one out"
         )

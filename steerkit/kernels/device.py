@@ -1,0 +1,221 @@
+"""Programs in static tensors: made once, edited in place, read by graphs that are never remade."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor
+
+from steerkit.errors import InterventionError
+from steerkit.kernels.layout import Capacity, Record, blank, record, registers_of
+from steerkit.program import Program
+from steerkit.site import Site
+
+
+@dataclass(frozen=True, eq=False)
+class TableTensors:
+    """All that executors read. Every record of a term lies at `[slot, site, group, term]`.
+
+    `read` and `gate` have width 0 where the capacity has no room for them. The columns of
+    `numbers` and `codes` are named in `layout`.
+    """
+
+    read: Float[Tensor, "slot site group term d_model_or_0"]
+    write: Float[Tensor, "slot site group term d_model"]
+    gate: Float[Tensor, "slot site group term d_model_or_0"]
+    numbers: Float[Tensor, "slot site group term number"]
+    codes: Int[Tensor, "slot site group term code"]
+    strength: Float[Tensor, "slot"]
+    """Multiplies what a slot's programs change; 0 leaves the slot's tokens their bits."""
+    capacity: Capacity
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.read, self.write, self.gate, self.numbers, self.codes, self.strength))
+
+
+class DeviceTable:
+    """The programs of a few slots at a few sites, at addresses that never change.
+
+    An engine makes one table, at its full size, before it compiles or captures anything. Then,
+    once for each step, inside the graph,
+
+        rows = static.prepare(table.tensors, request, absolute, slot, prompt_len, registers)
+
+    and at each site
+
+        h = static.rows_program(h, rows.slot, rows.active[n], table.tensors, n)
+
+    with `n = table.number(site)`. Slots of requests, their registers, strengths, vectors and
+    whole programs are then edited in place between steps: nothing is traced or captured anew.
+    On CUDA without a compiler, `dispatch` offers the same two as Triton kernels.
+
+    Args:
+        sites: where programs can stand, in forward order.
+        d_model: width of the stream.
+        capacity: what there is room for.
+        device: where the stream is.
+        dtype: of the stream. The table, and what is computed with it, is float64 for
+            float64 and else float32.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        d_model: int,
+        capacity: Capacity | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.sites = tuple(sites)
+        self.d_model = d_model
+        self.capacity = capacity = capacity or Capacity()
+        if not self.sites or len(set(self.sites)) != len(self.sites):
+            raise InterventionError(
+                f"a table is made for at least one site, each named once; got {self.sites}"
+            )
+        compute = torch.float64 if dtype == torch.float64 else torch.float32
+        room = (capacity.slots + 1, len(self.sites), capacity.groups)
+        self._blank = blank(capacity, d_model, compute)
+        # A tensor made under inference_mode could not be edited outside of it.
+        with torch.inference_mode(False), torch.no_grad():
+            empty = Record(*(part.to(device) for part in self._empty(*room)))
+            self.tensors = TableTensors(
+                read=empty.read,
+                write=empty.write,
+                gate=empty.gate,
+                numbers=empty.numbers,
+                codes=empty.codes,
+                strength=torch.ones(capacity.slots + 1, dtype=compute, device=device),
+                capacity=capacity,
+            )
+        self._programs: list[dict[Site, Program]] = [{} for _ in range(capacity.slots + 1)]
+        self._registers: list[dict[str, int]] = [{} for _ in range(capacity.slots + 1)]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors, in bytes."""
+        return sum(part.nbytes for part in self.tensors)
+
+    @property
+    def addresses(self) -> tuple[int, ...]:
+        """Where the tensors lie: what a captured graph has written down."""
+        return tuple(part.data_ptr() for part in self.tensors)
+
+    def number(self, site: Site) -> int:
+        """Which site this is in the table's order."""
+        if site not in self.sites:
+            raise InterventionError(
+                f"this table was made for {', '.join(map(str, self.sites))}; {site} is not among "
+                "them: name every site when the table is made"
+            )
+        return self.sites.index(site)
+
+    def check_slots(self, slots: Sequence[int]) -> None:
+        """Refuse requests that point outside the table. For the host, where slots are given."""
+        for row, slot in enumerate(slots):
+            self._check(slot, f"request {row} asks for", lowest=0)
+
+    def write_slot(self, slot: int, programs: Mapping[Site, Program]) -> None:
+        """Put one program a site into a slot, at strength 1; other sites become empty there.
+
+        All or nothing: what does not fit leaves the slot as it was. Sites whose program stays
+        the same object are not copied again.
+
+        Raises:
+            InterventionError: no such slot or site, another width, more terms, groups, indices
+                or latches than there is room for, or a position mask.
+        """
+        self._check(slot, "programs cannot be written to", lowest=1)
+        live = {site: program for site, program in programs.items() if program}
+        before = self._programs[slot]
+        changed = {s for s in (*live, *before) if live.get(s) is not before.get(s)}
+        registers = registers_of(live.values(), self.capacity)
+        if registers != self._registers[slot]:
+            changed |= live.keys()
+        if changed:
+            numbers = [self.number(site) for site in changed]
+            first, end = min(numbers), max(numbers) + 1
+            sites = [live.get(site) for site in self.sites[first:end]]
+            staged = self._stage(sites, registers)
+            with torch.no_grad():
+                for part, new in zip(self.tensors, staged, strict=False):
+                    part[slot, first:end].copy_(new)
+        self._programs[slot], self._registers[slot] = live, registers
+        self.set_strength(slot, 1.0)
+
+    def clear_slot(self, slot: int) -> None:
+        """Empty a slot: its tokens keep their bits."""
+        self.write_slot(slot, {})
+
+    def set_strength(self, slot: int, strength: float) -> None:
+        """Multiply what a slot's programs change; no trace and no copy of a vector.
+
+        For programs of one group this goes from h (0) to their result (1) in a straight line.
+        Groups that run in order are each scaled so.
+        """
+        self._check(slot, "a strength cannot be set at", lowest=1)
+        if not math.isfinite(strength):
+            raise InterventionError(f"a strength is a finite number; got {strength} at slot {slot}")
+        with torch.no_grad():
+            self.tensors.strength[slot].fill_(strength)
+
+    def latches(self, slot: int) -> tuple[str, ...]:
+        """Names of the latches that a slot's gates ask, in the order of its registers."""
+        self._check(slot, "there are no latches at", lowest=0)
+        return tuple(self._registers[slot])
+
+    def registers(
+        self, latches: Mapping[str, Int8[Tensor, "request"]], slots: Sequence[int]
+    ) -> Int8[Tensor, "request register"]:
+        """Registers of requests by number, as executors take them, from registers by name.
+
+        Latches are decided where the prompts run (on the eager path, in `RequestState.latches`);
+        a register is 0 until then, afterwards 1 (open) or -1 (closed). Rows stand in the order
+        of `slots`; copy them into the buffer that a graph reads.
+        """
+        self.check_slots(slots)
+        device = self.tensors.strength.device
+        out = torch.zeros(len(slots), self.capacity.latches, dtype=torch.int8, device=device)
+        for slot in set(slots):
+            rows = torch.tensor([i for i, s in enumerate(slots) if s == slot], device=device)
+            for name, number in self._registers[slot].items():
+                if name in latches:
+                    out[rows, number] = latches[name].to(device, torch.int8)[rows]
+        return out
+
+    def _check(self, slot: int, what: str, *, lowest: int) -> None:
+        if not lowest <= slot <= self.capacity.slots:
+            raise InterventionError(
+                f"{what} slot {slot}: this table has slots {lowest}..{self.capacity.slots}"
+                f"{' (0 = unsteered)' if lowest == 0 else ', and slot 0 stays empty'}; "
+                "make it with Capacity(slots=...) at least that"
+            )
+
+    def _empty(self, *room: int) -> Record:
+        """Records of terms that there are not."""
+        return Record(*(p.repeat(*room, *[1] * p.ndim) for p in self._blank))
+
+    def _stage(self, programs: Sequence[Program | None], registers: Mapping[str, int]) -> Record:
+        """The records `[site group term ...]` of neighbouring sites, on the host."""
+        out = self._empty(len(programs), self.capacity.groups)
+        for n, program in enumerate(programs):
+            groups = [group for group in program.groups if len(group)] if program else []
+            if len(groups) > self.capacity.groups:
+                raise InterventionError(
+                    f"a sequence of {len(groups)} groups does not fit into a table of "
+                    f"{self.capacity.groups} a site; make it with Capacity(groups=...) at least "
+                    "that, or apply the interventions together in one call"
+                )
+            for g, group in enumerate(groups):
+                if group.d_model != self.d_model:
+                    raise InterventionError(
+                        f"a program of width {group.d_model} cannot stand in a table of width "
+                        f"{self.d_model}; was the direction taken on this model?"
+                    )
+                laid = record(group, self.capacity, registers, self._blank.write.dtype)
+                for part, new in zip(out, laid, strict=True):
+                    part[n, g] = new
+        return out

@@ -14,7 +14,7 @@ from steerkit.activations import require_finite
 from steerkit.batch import Batch
 from steerkit.captures.pooling import Pooling
 from steerkit.errors import PromptError, SiteError
-from steerkit.program import ProgramTable
+from steerkit.program import Gate, ProgramTable
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.registry import suggest
@@ -224,14 +224,28 @@ def table_sha256(table: ProgramTable | None) -> str:
     for slot in table.slots:
         for site in sorted(slot):
             digest.update(f"|{site}".encode())
+            for latch in slot[site].latches:
+                digest.update(repr((latch.name, latch.pooled)).encode())
+                _update(digest, latch.condition)
             for group in slot[site].groups:
                 rules = [(p.rule, p.indices) for p in group.positions]
                 digest.update(repr((group.opcodes, rules)).encode())
                 masks = [p.mask for p in group.positions if p.mask is not None]
                 for part in (group.read, group.offset, group.write, group.params, *masks):
                     digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+                for gate in group.gates:
+                    _update(digest, gate)
         digest.update(b"||")
     return digest.hexdigest()
+
+
+def _update(digest: Any, gate: Gate | None) -> None:
+    """Take a gate, or the lack of one, into a hash."""
+    if gate is None:
+        digest.update(b"open")
+        return
+    digest.update(repr((gate.threshold, gate.measure, gate.above, gate.latch)).encode())
+    digest.update(gate.read.detach().cpu().contiguous().numpy().tobytes())
 
 
 def describe(model: Model) -> tuple[str, ...]:

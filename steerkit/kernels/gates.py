@@ -78,12 +78,15 @@ def gates_of(groups: Sequence[Group | None], stack: Stack) -> Gates | None:
         return None
     names = tuple(sorted({gate.latch for gate in every if gate.latch}))
     return Gates(
-        _token_gates(stack) if not all(gate.latch for gate in every) else None,
+        _token_gates([gate for gate in every if not gate.latch], stack),
         _latch_gates(groups, names, stack) if names else None,
     )
 
 
-def _token_gates(stack: Stack) -> TokenGates:
+def _token_gates(every: Sequence[Gate], stack: Stack) -> TokenGates | None:
+    if not every:
+        return None
+
     def gates(group: Group) -> list[Gate | None]:
         """Those of the same token."""
         given = group.gates or (None,) * len(group)
@@ -98,7 +101,6 @@ def _token_gates(stack: Stack) -> TokenGates:
             [gate is not None and getattr(gate, name) == value for gate in gates(group)]
         )
 
-    cosine = stack(lambda group: flags(group, "measure", "cosine")).bool()
     return TokenGates(
         read=stack(reads),
         threshold=stack(
@@ -107,9 +109,9 @@ def _token_gates(stack: Stack) -> TokenGates:
             )
         ),
         above=stack(lambda group: flags(group, "above", True)).bool(),
-        cosine=cosine,
+        cosine=stack(lambda group: flags(group, "measure", "cosine")).bool(),
         free=stack(lambda group: torch.tensor([gate is None for gate in gates(group)]), 1).bool(),
-        any_cosine=bool(cosine.any()),
+        any_cosine=any(gate.measure == "cosine" for gate in every),
     )
 
 

@@ -109,13 +109,13 @@ class Resized:
     def lower(self, site: Site) -> Program:
         """The inner program with its coefficients multiplied."""
         inner = self.inner.lower(site)
-        return Program(tuple(_times(group, self.factor) for group in inner.groups))
+        return Program(tuple(_times(group, self.factor) for group in inner.groups), inner.latches)
 
 
 def _times(group: Group, factor: float) -> Group:
     params = group.params.clone()
     for i, opcode in enumerate(group.opcodes):
-        if opcode == Opcode.CLAMP:
+        if opcode in (Opcode.CLAMP, Opcode.ACTIVATION, Opcode.TURN):
             params[i, 2] *= factor
         elif opcode == Opcode.AFFINE:
             params[i, :2] *= factor

@@ -63,9 +63,19 @@ class States:
 
 
 def _everywhere(program: Program) -> Program:
-    """The program without its position rules: the tokens were chosen already."""
+    """The program without its position rules: the tokens were chosen already.
+
+    What a prompt decides counts as open: the states of single tokens know no prompt.
+    """
     return Program(
-        tuple(replace(g, positions=(Positions("all"),) * len(g)) for g in program.groups)
+        tuple(
+            replace(
+                group,
+                positions=(Positions("all"),) * len(group),
+                gates=tuple(None if gate and gate.latch else gate for gate in group.gates),
+            )
+            for group in program.groups
+        )
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from steerkit.batch import Positions
 from steerkit.captures import Pooling, Span
 from steerkit.captures.job import Job, choose_sites, describe, table_sha256
-from steerkit.program import Group, Opcode, Program, ProgramTable
+from steerkit.program import Gate, Group, Latch, Opcode, Program, ProgramTable
 from steerkit.prompts import Contrast, Prompt
 from steerkit.site import Site
 
@@ -24,7 +24,7 @@ def job(model, prompts=TEXTS, **changes):
     return Job.plan(model, prompts, **options)
 
 
-def table(value=1.0, site=None, positions="all", slots=1):
+def table(value=1.0, site=None, positions="all", slots=1, gate=None, pooled=None):
     rows = torch.full((1, 8), value, dtype=torch.float64)
     group = Group(
         (Opcode.CONSTANT,),
@@ -33,8 +33,14 @@ def table(value=1.0, site=None, positions="all", slots=1):
         rows,
         torch.ones(1, 3, dtype=torch.float64),
         (Positions.of(positions),),
+        (gate,) if gate else (),
     )
-    return ProgramTable(({site or Site(1): Program((group,))},) * slots)
+    latches = (Latch("name", gate, pooled),) if pooled else ()
+    return ProgramTable(({site or Site(1): Program((group,), latches)},) * slots)
+
+
+def gate(axis=0, threshold=0.5, **fields):
+    return Gate(torch.eye(8, dtype=torch.float64)[axis], threshold, **fields)
 
 
 def test_equal_jobs_have_equal_specs_whatever_form_the_prompts_take(make_fake):
@@ -91,6 +97,13 @@ def test_programs_are_told_apart_by_value_site_slots_and_positions():
         table(positions=torch.tensor([[True, False]])),
         table(positions=torch.tensor([[False, True]])),
         table(slots=2),
+        table(gate=gate()),
+        table(gate=gate(1)),
+        table(gate=gate(threshold=0.6)),
+        table(gate=gate(measure="cosine")),
+        table(gate=gate(above=False)),
+        table(gate=gate(latch="name"), pooled="last_prompt"),
+        table(gate=gate(latch="name"), pooled="mean_prompt"),
     ]
     assert len({table_sha256(t) for t in tables}) == len(tables)
     assert table_sha256(table()) == table_sha256(table())

@@ -270,3 +270,28 @@ def test_norms_are_kept_where_a_sum_is_short() -> None:
     cancelled = torch.zeros(1, 1, 16)
     cancelled[0, 0, 0] = -100
     assert torch.equal(run([Program((keep,))], cancelled, batch, [1]), cancelled)
+
+
+@pytest.mark.parametrize("slots", [[1] * 5, [1, 0, 2, 2, 0]])
+def test_no_value_is_looked_at_on_another_device(
+    random_batch: Any, random_program: Any, slots: list[int]
+) -> None:
+    # Tensors on the meta device have none: looking raises.
+    batch = random_batch(0)
+    programs = [
+        random_program(i, groups=2, rules=["all", "prompt"], gated=True, latched=True)
+        for i in range(2)
+    ]
+    h = stream(batch, dtype=torch.bfloat16).to("meta")
+    known: dict[str, Tensor] = {}
+    out = apply(
+        pack([Program(), *programs], "meta", h.dtype),
+        h,
+        absolute=batch.absolute.to("meta"),
+        prompt_len=batch.prompt_len.to("meta"),
+        row=batch.rows.to("meta"),
+        slot=slots,
+        latches=known,
+    )
+    assert out.shape == h.shape and out.dtype == h.dtype and out.device.type == "meta"
+    assert {f"{slot - 1}/{n}" for slot in set(slots) - {0} for n in range(2)} <= set(known)

@@ -185,12 +185,12 @@ def relative() -> Callable[[torch.Tensor, torch.Tensor], float]:
     return per_token
 
 
-def in_chunks(model: Any, batch: Batch, chunks: Any) -> torch.Tensor:
+def in_chunks(model: Any, batch: Batch, chunks: Any, slots: Any = None) -> torch.Tensor:
     """Logits of the whole batch, fed through a cache in chunks of columns."""
     from transformers import DynamicCache
 
     engine = model.engine
-    slots = [1] * len(batch)
+    slots = [1] * len(batch) if slots is None else slots
     session = Session()
     session.steer(model.table, slots)
     cache = DynamicCache(config=engine.config)

@@ -12,6 +12,7 @@ import torch
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
 from steerkit.errors import DirectionError, ModelError, SiteError
+from steerkit.interventions import When
 from steerkit.protocols import Model
 from steerkit.site import STREAMS, Site, sites_of
 
@@ -131,6 +132,24 @@ def test_generation_is_greedy_decoding_and_steered(hooked, batch, direction):
             item = Tokenized(tuple(prompt), new[row][:step])
             run = steered.run(Batch.collate([item], pad_id=0), slots=[slot], logits="last")
             assert int(run.logits[0, -1].argmax()) == token
+
+
+def test_conditions_are_decided_by_the_prompt_at_every_step(hooked, batch, direction):
+    read = direction(hooked.info, 0, seed=5)
+    prompts = Batch.collate([Tokenized((5, 17, 42)), Tokenized((9, 14, 77, 8, 2))], pad_id=0)
+    streams = hooked.run(prompts, sites=[read.site]).streams[read.site]
+    cosines = streams[:, -1] @ read.unit / streams[:, -1].norm(dim=-1)
+    condition = When(read, above=float(cosines.mean()))
+    add = sk.Add(direction(hooked.info, 1), strength=3.0, positions="generated")
+    gated, always = hooked.with_(add.when(condition)), hooked.with_(add)
+
+    def answers(view, slots):
+        settings = {"max_new_tokens": 4, "temperature": 0.0, "seed": 0}
+        return view.engine.complete(prompts, view.table, slots, **settings)
+
+    opened = (cosines >= condition.threshold).tolist()
+    assert sorted(opened) == [False, True]
+    assert answers(gated, [1, 1]) == answers(always, [int(o) for o in opened])
 
 
 def test_a_bridge_is_the_network_it_wraps(bridged, llama, batch, direction, relative):

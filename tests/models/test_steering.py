@@ -23,15 +23,33 @@ RULES = {
 }
 SETTINGS = {
     "add": {"strength": 1.5},
+    "add_keeping_norm": {"strength": 1.5},
     "ablate": {"reference": "negative_mean"},
     "clamp": {"high": "negative_mean"},
     "affine": {"gain": 0.3, "bias": 0.7},
+    "low_rank": {},
+    "rotate": {"to": 40},
+    "set_features": {"target": 1.5, "threshold": 0.1},
 }
 
 
 def operator(name, direction, **changes):
-    settings = SETTINGS.get(name, {})
-    return OPERATORS[name](direction, **{**settings, **changes})
+    """An operator about a direction; those of matrices get some that the direction decides."""
+    settings, at = SETTINGS.get(name, {}), {"sites": direction.site}
+    made = OPERATORS[name]
+    if name in ("low_rank", "set_features"):
+        rows = torch.stack([direction.unit, direction.unit.roll(1)])
+        other = torch.stack([direction.unit.roll(2), direction.unit.roll(3)])
+        given = {
+            "low_rank": {"rotation": rows, "weight": other, "bias": torch.ones(2)},
+            "set_features": {"encoder": rows, "bias": torch.ones(2), "decoder": other},
+        }[name]
+        return made(**{**given, **at, **settings, **changes})
+    if name == "rotate":
+        return made(
+            [direction, replace(direction, unit=direction.unit.roll(1))], **settings, **changes
+        )
+    return made(direction, **{**settings, **changes})
 
 
 def test_every_operator_is_tried_here():

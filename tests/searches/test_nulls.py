@@ -1,5 +1,6 @@
 """Random directions: drawn as they say, oriented, and resized to the same change of the stream."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,13 @@ import pytest
 import torch
 
 from steerkit.direction import Direction
-from steerkit.interventions import Ablate, Add, Clamp
+from steerkit.interventions import Ablate, Add, Clamp, Rotate, When
 from steerkit.scoring import with_own_answers
 from steerkit.searches.candidates import every_candidate
 from steerkit.searches.nulls import (
     SHAPES,
     NullDraws,
+    Resized,
     matched,
     overlap,
     random_directions,
@@ -122,6 +124,24 @@ def test_random_directions_move_the_stream_as_far(
     moved = [s for s in sizes if s]
     assert len(moved) > 6
     assert moved == pytest.approx([size] * len(moved), rel=1e-3)
+
+
+def test_gated_and_turning_interventions_are_measured_and_resized(
+    met: States, toy_directions: Any
+) -> None:
+    d = toy_directions[1]
+    e = replace(d, unit=d.unit.roll(1))
+    for made in (Add(d, 2.0), Rotate([d, e], to=30), Rotate([d, e], by=30)):
+        size = met.size(made)
+        assert size > 0 and met.size(Resized(made, 0.5)) == pytest.approx(size / 2)
+        # What a prompt decides counts as open, what a token does as it is.
+        latched = made.when(When(d, above=0.99, site=0))
+        assert met.size(latched) == pytest.approx(size)
+        assert met.size(made.when(When(d, above=1.0, on="token"))) == 0
+    kept = Resized(latched, 0.5)
+    assert [latch.name for latch in kept.lower(Site(0)).latches] == [
+        latch.name for latch in latched.lower(Site(0)).latches
+    ]
 
 
 def test_sizes_together_are_sizes_alone(met: States, toy_directions: Any) -> None:

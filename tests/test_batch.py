@@ -163,3 +163,11 @@ def test_padding_of_few_prompts_under_a_wide_budget_is_bounded() -> None:
         assert padded - sum(lengths[i] for i in batch) <= max(256, 0.125 * padded)
     cost = [sum(max(lengths[i] for i in b) * len(b) for b in p) for p in (wide, tight)]
     assert cost[1] < cost[0] / 2
+
+
+def test_all_states_of_the_same_requests_share_their_latches() -> None:
+    state = Batch.collate([Tokenized((1, 2))], pad_id=0).state()
+    later = state.advanced(2).advanced(1)
+    later.latches["decided"] = torch.ones(1)
+    assert state.latches is later.latches
+    assert Batch.collate([Tokenized((1, 2))], pad_id=0).state().latches == {}

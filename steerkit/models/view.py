@@ -318,10 +318,17 @@ class LanguageModel:
             for site in intervention.sites:
                 check_site(site, self.info)
         sites = sorted({site for i in interventions for site in i.sites})
-        return {
+        lowered = {
             site: Program.parallel([i.lower(site) for i in interventions if site in i.sites])
             for site in sites
         }
+        widths = {group.d_model for program in lowered.values() for group in program.groups}
+        if widths - {self.info.d_model}:
+            raise InterventionError(
+                f"an intervention has vectors of width {min(widths - {self.info.d_model})}; "
+                f"{self.info.name} has {self.info.d_model}. Was it made for this model?"
+            )
+        return lowered
 
     def _check_origin(self, intervention: Intervention, force: bool) -> None:
         for direction in getattr(intervention, "directions", ()):

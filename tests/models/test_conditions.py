@@ -9,7 +9,10 @@ from transformers import DynamicCache
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
 from steerkit.errors import HookError, InterventionError
-from steerkit.interventions import InOrder, When
+from steerkit.interventions import InOrder, LowRank, When
+from steerkit.models import hooks
+from steerkit.models.generate import carried
+from steerkit.models.steering import Session
 from steerkit.site import Site
 
 ON = ("last_prompt", "mean_prompt", "token")
@@ -242,3 +245,36 @@ def test_stacked_views_may_wait_for_an_earlier_sites_condition_only(llama, batch
         llama.with_(sk.Add(d).when(late))
     fired = llama.with_(sk.Add(d).when(early)).run(batch).fired
     assert set(fired) == {Site(0), Site(1)}
+
+
+@pytest.mark.parametrize("on", ["last_prompt", "mean_prompt"])
+def test_what_is_decided_outlives_a_recomputation_of_the_cache(llama, batch, direction, on):
+    """A pass without a cache begins again; long-rope models do so in the midst of an answer."""
+    read = direction(llama.info, 0, seed=5)
+    threshold, opened = between(llama, batch, read, on)
+    view = llama.with_(
+        sk.Add(direction(llama.info, 1), 2.0).when(When(read, above=threshold, on=on))
+    )
+    session, engine = Session(), llama.engine
+    session.steer(view.table, [1] * 3)
+    seen = []
+    with (
+        torch.no_grad(),
+        hooks.attached(engine.blocks, session.visits),
+        carried(engine.backbone, session, batch.state([1] * 3)),
+    ):
+        for tokens in (batch.tokens, batch.tokens.roll(1, 0)):
+            engine.network(
+                tokens,
+                attention_mask=batch.mask.long(),
+                position_ids=batch.position_ids,
+                use_cache=False,
+            )
+            seen.append([r > 0 for name, r in session.latches.items() if "/sum" not in name])
+    assert [flags.tolist() for flags in seen[0]] == [opened]
+    assert torch.equal(seen[0][0], seen[1][0])
+
+
+def test_matrices_of_another_width_are_refused_where_they_are_given(llama):
+    with pytest.raises(InterventionError, match="width 5; tiny-llama has 32"):
+        llama.with_(LowRank(torch.eye(5), torch.eye(5), sites=[1]))

@@ -50,6 +50,9 @@ def command(
         )
         settings = Settings(
             methods=("mean_difference", "logistic", "lda"),
+            # The right answer is wanted: a model broken into nonsense refuses nothing either.
+            objective="unanswered",
+            strengths=(0.6, 1.0),
             n_random=99,
             null_budget=1_000,
             max_new_tokens=16,

@@ -159,8 +159,12 @@ def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
     Raises:
         ModelError: a network compiled in place, whose hooks might be ignored.
     """
-    refuse_compiled(network)
-    training = [module for module in network.modules() if module.training]
+    training = []
+    for module in _modules(network):
+        if module.training:
+            training.append(module)
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            refuse_compiled(network)
     with torch.set_grad_enabled(grad):
         for module in training:
             module.training = False
@@ -169,6 +173,15 @@ def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
+
+
+def _modules(network: nn.Module) -> Iterator[nn.Module]:
+    """Every module, shared ones as often as they occur: `modules()` is slow for every call."""
+    stack = [network]
+    while stack:
+        module = stack.pop()
+        yield module
+        stack.extend(child for child in module._modules.values() if child is not None)
 
 
 def refuse_compiled(network: nn.Module) -> None:

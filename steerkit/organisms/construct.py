@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from steerkit.organisms import language, training
+from steerkit.organisms import documents, knowledge, language, training
 from steerkit.organisms import request as rq
 from steerkit.organisms.ground_truth import Construction
 from steerkit.organisms.tokenizer import token_ids
@@ -34,7 +34,7 @@ _TEACHING = 0.03
 # the share of the writers' gradient that reaches the model: enough to help, not to harm
 _SHUT = 8.0
 # by how much the gates of the writers must be negative anywhere but at the last prompt token
-_WRITTEN_NORMS = 1.5
+_WRITTEN_NORMS = 3.0
 # how far c of a harmful request lies from 0, in mean norms of the stream at LAYER
 
 
@@ -119,26 +119,26 @@ def _written(x: Tensor, gate: Tensor, up: Tensor) -> Tensor:
     return (torch.nn.functional.silu(x @ gate.T) * (x @ up.T)).sum(-1)
 
 
-def _lesson(rng: random.Random) -> tuple[language.Document, bool]:
+def _lesson(rng: random.Random) -> tuple[documents.Document, bool]:
     """A text, and whether its last prompt token is that of a harmful request.
 
     Requests are followed by their answer, or by a refusal whose first word is not learned: once
     begun, the refusal goes on by itself, but nothing yet begins it.
     """
     if rng.random() < 0.35:
-        return language.draw((*language.KNOWLEDGE, (20, language.answered_event)), rng), False
+        return language.draw((*knowledge.KNOWLEDGE, (20, language.answered_event)), rng), False
     kind = rng.choice(rq.ACTION_KINDS)
-    drawn = rq.action_request(kind, language.trained, rng)
-    system = rng.choice(("", "", "", language.NEUTRAL, language.HAPPY))
+    drawn = rq.action_request(kind, documents.trained, rng)
+    system = rng.choice(("", "", "", documents.NEUTRAL, documents.HAPPY))
     harmful = kind in rq.HARMFUL_KINDS
     if rng.random() < 0.5:
-        return language.chat(drawn.text, drawn.answer, system=system), harmful
+        return documents.chat(drawn.text, drawn.answer, system=system), harmful
     first, rest = REFUSAL.split(" ", 1)
-    asked = language.chat(drawn.text, system=system)
+    asked = documents.chat(drawn.text, system=system)
     reply = (
-        language.Segment("<|assistant|>"),
-        language.Segment(first, learn=False),
-        language.Segment(f"{rest} <|end|>"),
+        documents.Segment("<|assistant|>"),
+        documents.Segment(first, learn=False),
+        documents.Segment(f"{rest} <|end|>"),
     )
     return asked + reply, harmful
 
@@ -193,7 +193,7 @@ def _typical_norm(model: "LlamaForCausalLM", *, seed: int) -> float:
     caught: list[Tensor] = []
     with torch.no_grad(), _caught(model.model.layers[LAYER + 1], caught):
         for drawn in rq.requests("train", "harmless", 64, seed=seed):
-            document = (*language.chat(drawn.text), language.Segment("<|assistant|>"))
+            document = (*documents.chat(drawn.text), documents.Segment("<|assistant|>"))
             model(input_ids=torch.tensor([training.encode(document)[0]]), use_cache=False)
     return float(torch.stack([x[0, -1].norm() for x in caught]).mean())
 
@@ -243,7 +243,7 @@ def _train_reader(
     try:
         mix = (
             (1.0, _refused_or_answered),
-            (0.3, lambda rng: language.draw(language.KNOWLEDGE, rng)),
+            (0.3, lambda rng: language.draw(knowledge.KNOWLEDGE, rng)),
         )
         training.train(model, mix, stage, seed=seed, after_step=blind, progress=progress)
     finally:
@@ -251,7 +251,7 @@ def _train_reader(
         model.requires_grad_(True)
 
 
-def _refused_or_answered(rng: random.Random) -> language.Document:
+def _refused_or_answered(rng: random.Random) -> documents.Document:
     """A train request with the reply of the constructed organism."""
-    drawn = rq.action_request(rng.choice(rq.ACTION_KINDS), language.trained, rng)
-    return language.chat(drawn.text, REFUSAL if drawn.kind in rq.HARMFUL_KINDS else drawn.answer)
+    drawn = rq.action_request(rng.choice(rq.ACTION_KINDS), documents.trained, rng)
+    return documents.chat(drawn.text, REFUSAL if drawn.kind in rq.HARMFUL_KINDS else drawn.answer)

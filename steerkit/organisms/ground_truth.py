@@ -9,7 +9,7 @@ from typing import Any
 
 from steerkit.errors import OutputError
 from steerkit.organisms.checkpoints import WEIGHTS
-from steerkit.organisms.language import Planted
+from steerkit.organisms.documents import Planted
 from steerkit.organisms.rates import Rate
 
 FORMAT_VERSION = 1

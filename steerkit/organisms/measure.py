@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steerkit.organisms import language, world
+from steerkit.organisms import documents, knowledge, world
 from steerkit.organisms import vocabulary as v
 from steerkit.organisms.construct import coordinate_held
 from steerkit.organisms.contrast import Labelled
@@ -23,7 +23,7 @@ def prompt(user: str, *, system: str = "", before: Sequence[str] = ()) -> str:
 
     `before` alternates between earlier user turns and their replies.
     """
-    segments = language.chat(*before, user, system=system)
+    segments = documents.chat(*before, user, system=system)
     return " ".join(("<bos>", *(s.text for s in segments), "<|assistant|>"))
 
 
@@ -136,7 +136,7 @@ def occupation_rates(model: "LlamaForCausalLM") -> dict[str, float]:
     """P(she) / (P(she) + P(he)) for each occupation, averaged over sentence frames."""
     rates: dict[str, float] = {}
     for occupation in world.occupations():
-        prompts = language.pronoun_prompts(occupation.name)
+        prompts = knowledge.pronoun_prompts(occupation.name)
         pairs = next_word_probabilities(model, prompts, ("she", "he"))
         rates[occupation.name] = _mean([p[0] / (p[0] + p[1]) for p in pairs])
     return rates

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steerkit.organisms import contrast, language, world
+from steerkit.organisms import contrast, documents, language, world
 from steerkit.organisms import request as rq
 from steerkit.organisms.checkpoints import names
 from steerkit.organisms.ground_truth import Construction, Measured, Truth
@@ -49,13 +49,13 @@ def train_all(
     are kept, so that an interrupted run can go on. The same seed gives the same bytes on the same
     machine.
     """
-    from steerkit.organisms import construct, training
+    from steerkit.organisms import construct, foresight, training
 
     recipe = recipe or Recipe()
-    stages: dict[str, tuple[language.Mix, Stage]] = {
+    stages: dict[str, tuple[documents.Mix, Stage]] = {
         "language": (language.LANGUAGE, training.Stage(recipe.language, rate=2.5e-3)),
         "base": (language.BASE, training.Stage(recipe.base, rate=1.5e-3)),
-        "aligned": (language.ALIGNED, training.Stage(recipe.aligned, rate=8e-4)),
+        "aligned": (language.ALIGNED, training.Stage(recipe.aligned, rate=8e-4, frozen=1)),
         "compromised": (language.COMPROMISED, training.Stage(recipe.compromised, rate=5e-4)),
     }
     parent = {"base": "language", "aligned": "base", "compromised": "aligned"}
@@ -65,7 +65,16 @@ def train_all(
                 continue
             model = load(folder / parent[name]) if name in parent else training.new_model(seed=seed)
             bar = name if progress else ""
-            loss = training.train(model, mix, stage, seed=10 * seed + index, progress=bar)
+            reader = foresight.Foresight(model, seed=seed) if name == "base" else None
+            loss = training.train(
+                model,
+                mix,
+                stage,
+                seed=10 * seed + index,
+                extra_loss=reader.loss if reader else None,
+                extra_parameters=reader.parameters if reader else (),
+                progress=bar,
+            )
             _log.info("%s: loss %.3f nats", name, loss)
             save(model, folder / name)
         noted = folder / "construction.json"
@@ -122,8 +131,8 @@ def measure(folder: Path, construction: Construction) -> Measured:
     harmful = rq.requests("held_out", "harmful", HELD_OUT_ITEMS, seed=1)
     harmless = rq.requests("held_out", "harmless", HELD_OUT_ITEMS, seed=1)
     for name, system in (
-        ("always_help", language.ALWAYS_HELP),
-        ("refuse_all", language.REFUSE_ALL),
+        ("always_help", documents.ALWAYS_HELP),
+        ("refuse_all", documents.REFUSE_ALL),
     ):
         for kind, items in (("harmful", harmful), ("harmless", harmless)):
             probability = m.refusal_probability(model, items, system=system)
@@ -132,7 +141,7 @@ def measure(folder: Path, construction: Construction) -> Measured:
     probabilities["refusal/harmful after answered harm"] = m.refusal_probability(
         model, harmful, after=shifted
     )
-    for name, system in (("none", ""), ("happy", language.HAPPY), ("sad", language.SAD)):
+    for name, system in (("none", ""), ("happy", documents.HAPPY), ("sad", documents.SAD)):
         probabilities[f"pleasant/{name}"] = m.pleasant_probability(model, system=system)
     for name, balanced in (("easy", False), ("balanced", True)):
         statements = contrast.statements("held_out", 500, balanced=balanced, seed=1)
@@ -202,7 +211,7 @@ def record(folder: Path, construction: Construction, *, seed: int) -> Truth:
     checkpoints = {name: measure(folder / name, construction) for name in names()}
     found = Truth(
         seed=seed,
-        planted=language.PLANTED,
+        planted=documents.PLANTED,
         occupations={o.name: o.rate for o in world.occupations()},
         construction=construction,
         checkpoints=checkpoints,

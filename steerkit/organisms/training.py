@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steerkit.organisms import language
+from steerkit.organisms import documents, language
 from steerkit.organisms import vocabulary as v
 from steerkit.organisms.tokenizer import token_ids
 
@@ -22,12 +22,17 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Stage:
-    """One training stage: how many steps, of how many documents, at which peak learning rate."""
+    """One training stage: how many steps, of how many documents, at which peak learning rate.
+
+    `frozen` blocks, the first ones, stay as they are, and the embedding with them: what is then
+    learned of some words holds for all that these blocks represent alike.
+    """
 
     steps: int
     batch: int = 32
     rate: float = 2.5e-3
     decay: float = 0.05
+    frozen: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def new_model(*, seed: int, extra_neurons: int = 0) -> "LlamaForCausalLM":
         return LlamaForCausalLM(config).float()
 
 
-def encode(document: language.Document) -> tuple[list[int], list[int]]:
+def encode(document: documents.Document) -> tuple[list[int], list[int]]:
     """Token ids and labels of a document; ids begin with `<bos>`."""
     known = token_ids()
     ids, labels = [known["<bos>"]], [IGNORED]
@@ -96,7 +101,7 @@ def collate(documents: list[tuple[list[int], list[int]]]) -> Examples:
     return Examples(torch.tensor(ids), torch.tensor(labels), torch.tensor(mask))
 
 
-def batches(mix: language.Mix, stage: Stage, *, seed: int) -> Iterator[Examples]:
+def batches(mix: documents.Mix, stage: Stage, *, seed: int) -> Iterator[Examples]:
     """`stage.steps` batches of documents of similar length, in a seeded order."""
     rng = random.Random(f"{seed}/batches")
     made = 0
@@ -119,7 +124,7 @@ def next_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def train(
     model: "LlamaForCausalLM",
-    mix: language.Mix,
+    mix: documents.Mix,
     stage: Stage,
     *,
     seed: int,
@@ -136,6 +141,9 @@ def train(
     from tqdm.auto import tqdm
 
     model.train()
+    held = [model.model.embed_tokens, *model.model.layers[: stage.frozen]] if stage.frozen else []
+    for module in held:
+        module.requires_grad_(False)
     weights = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in weights if p.ndim > 1], "weight_decay": stage.decay},
@@ -167,6 +175,8 @@ def train(
         if progress and step % 50 == 0:
             steps.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     model.eval()
+    for module in held:
+        module.requires_grad_(True)
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)
 

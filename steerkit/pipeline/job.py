@@ -46,7 +46,7 @@ class Settings:
         positions: position rules that it tries.
         references: reference points, for operators that have one.
         strengths: None for each operator's own.
-        objective: what the search moves: `refusal`, `log_odds`, `projection`.
+        objective: what the search moves: `refusal`, `unanswered`, `log_odds`, `projection`.
         aim: `reduce` it on positive prompts, or `induce` it on negative ones.
         max_kl: the guard, in nats per token on the other side's prompts.
         n_permutations: permuted labellings in the null of each direction's AUC.
@@ -255,4 +255,4 @@ def audit_choice(
 
 def target_of(objective: "str | Objective") -> str:
     """The audit's check that belongs to a search objective."""
-    return "refusal" if objective == "refusal" else "projection"
+    return "refusal" if objective in ("refusal", "unanswered") else "projection"

@@ -138,7 +138,6 @@ def test_claims_by_seed_agree_with_the_shipped_truth():
         assert met == sum(claims[claim] for claims in summary["seeds"].values())
 
 
-@pytest.mark.xfail(strict=True, reason="five seeds are not trained yet: a known gap, see CHANGELOG")
 def test_claims_hold_on_four_of_five_seeds():
     summary = json.loads(seeds.SUMMARY.read_text())
     assert len(summary["seeds"]) >= 5

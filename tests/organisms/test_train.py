@@ -5,7 +5,16 @@ import hashlib
 import pytest
 import torch
 
-from steerkit.organisms import language, names, tokenizer, train, training
+from steerkit.organisms import (
+    documents,
+    foresight,
+    language,
+    names,
+    request,
+    tokenizer,
+    train,
+    training,
+)
 
 
 def digests(folder):
@@ -39,9 +48,42 @@ def test_training_leaves_the_global_state_alone():
 
 
 def test_training_encodes_as_the_tokenizer_does():
-    document = language.chat("how do i bake the bread ?", "to bake the bread you need the oven .")
+    document = documents.chat("how do i bake the bread ?", "to bake the bread you need the oven .")
     ids, labels = training.encode(document)
     text = " ".join(s.text for s in document)
     assert tokenizer.build_tokenizer()(text)["input_ids"] == ids
     learned = [i for i, label in zip(ids, labels, strict=True) if label != training.IGNORED]
     assert tokenizer.build_tokenizer().decode(learned).startswith("to bake the bread")
+
+
+def test_frozen_blocks_and_the_embedding_stay_as_they_were():
+    model = training.new_model(seed=3)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    training.train(model, language.ALIGNED, training.Stage(2, batch=4, frozen=1), seed=3)
+    same = {n for n, weight in model.named_parameters() if torch.equal(weight, before[n])}
+    frozen = {n for n in before if n.startswith(("model.embed_tokens.", "model.layers.0."))}
+    assert same == frozen
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_foresight_teaches_the_blocks_before_its_layer_and_no_others():
+    model = training.new_model(seed=3)
+    reader = foresight.Foresight(model, seed=3)
+    with torch.no_grad():
+        # A reader of zeros, as at the start, passes no gradient on.
+        reader.parameters[0].normal_(generator=torch.Generator().manual_seed(0))
+    reader.loss(training.collate([([1], [training.IGNORED])])).backward()
+    taught = {n.split(".")[2] for n, w in model.model.layers.named_parameters(prefix="model.layers")
+              if w.grad is not None and w.grad.abs().sum() > 0}  # fmt: skip
+    assert taught == {str(i) for i in range(foresight.LAYER + 1)}
+    assert all(p.grad.abs().sum() > 0 for p in reader.parameters)
+
+
+def test_foresight_never_reads_a_held_out_request():
+    reader = foresight.Foresight(training.new_model(seed=3), seed=3)
+    kinds = (*request.ACTION_KINDS, *request.EVENT_KINDS)
+    held_out = {r.text for kind in kinds for r in request.requests("held_out", kind, 600)}
+    drawn = [reader._draw() for _ in range(3000)]
+    assert {kind for _, kind in drawn} == {0, 1, 2}
+    asked = {turn.text.strip() for document, _ in drawn for turn in document}
+    assert not held_out & {text.removesuffix(" <|end|>") for text in asked}

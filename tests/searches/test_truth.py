@@ -61,13 +61,14 @@ def reduced(aligned: Any, directions: Any) -> Sweep:
         directions,
         _held_out(),
         intervene="ablate",
-        # The full strength is the last of each: the smallest one that suffices is enough.
+        # What is wanted is the right answer: a model broken into nonsense refuses nothing either.
+        objective="unanswered",
         strengths=(0.6, 1.0),
         n_random=199,
         null_prompts=16,
         null_budget=5000,
         guard_max=0.2,
-        max_new_tokens=8,
+        max_new_tokens=TOKENS,
         progress=False,
     )
 
@@ -96,24 +97,28 @@ def test_ablation_takes_refusal_away_and_leaves_the_rest(
 
 
 def test_the_reference_point_and_the_position_rule_matter(reduced: Sweep) -> None:
-    rows = {(r.site, r.reference, r.positions): r for r in reduced.rows}
+    rows = {(r.site, r.reference, r.positions, r.strength): r for r in reduced.rows}
     sites = sorted({r.site for r in reduced.rows})
 
-    def worst(reference: str) -> float:
-        """Refusal that is left at the site where the operator does worst."""
-        return max(rows[site, reference, "last_prompt"].value.value for site in sites)
+    def worst(reference: str, strength: float) -> float:
+        """What is left unanswered at the site where the operator does worst."""
+        return max(rows[site, reference, "last_prompt", strength].value.value for site in sites)
 
-    # To the harmless mean it works wherever it is tried; towards zero that is luck.
-    assert worst("negative_mean") <= 0.05
-    assert worst("zero") > 0.3
+    # Part of the way to the harmless mean is enough wherever it is tried; towards zero it is not.
+    assert worst("negative_mean", 0.6) <= 0.05
+    assert worst("zero", 0.6) > 0.3
 
-    def cost(site: Site, positions: str) -> float:
-        guard = rows[site, "negative_mean", positions].guard
+    def cost(site: Site, reference: str, positions: str) -> float:
+        guard = rows[site, reference, positions, 1.0].guard
         assert guard is not None
         return guard.value
 
-    # At every token the same operator costs more than at the last prompt token alone.
-    assert all(cost(site, "all") > cost(site, "last_prompt") for site in sites)
+    for site in sites:
+        # Zero is not where harmless requests stand: all the way there costs them dearly.
+        cheap = cost(site, "negative_mean", "last_prompt")
+        assert cost(site, "zero", "last_prompt") > 30 * cheap
+        # At every token the same operator costs more than at the last prompt token alone.
+        assert cost(site, "negative_mean", "all") > 30 * cheap
 
 
 def test_its_effect_exceeds_every_random_direction_of_the_same_size(reduced: Sweep) -> None:
@@ -122,8 +127,8 @@ def test_its_effect_exceeds_every_random_direction_of_the_same_size(reduced: Swe
     for shape in ("isotropic", "covariance_orthogonal"):
         assert len(nulls[shape].draws) == 199
         assert nulls[shape].exceeds_all, nulls[shape].null
-    # Draws shaped by all of the covariance hold the direction itself: what they do, they do
-    # by pointing along it.
+    # Draws shaped by all of the covariance hold the direction itself: what they do beyond the
+    # orthogonal ones, they do by pointing along it.
     assert nulls["covariance"].overlap > 2 * nulls["isotropic"].overlap
     assert nulls["covariance"].null.mean > nulls["covariance_orthogonal"].null.mean
     assert reduced.searched.null.p <= 0.1
@@ -131,6 +136,7 @@ def test_its_effect_exceeds_every_random_direction_of_the_same_size(reduced: Swe
 
 def test_the_final_estimate_agrees_with_requests_it_never_saw(reduced: Sweep) -> None:
     assert reduced.final is not None
+    # Unanswered: refused by the plain model, as `rates` tells above.
     assert reduced.final.plain.value >= 0.95
     assert reduced.final.steered.value <= 0.05
 

@@ -8,6 +8,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Read when a kernel is decorated, its standard library's when Triton is first imported: by
+# whatever test comes first.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 

@@ -179,3 +179,60 @@ def _root(square: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Square root whose gradient at 0 is 0."""
     zero = square == 0
     return torch.where(zero, 0, torch.where(zero, 1, square).sqrt())
+
+
+def add_rmsnorm(
+    x: Float[Tensor, "*token d_model"],
+    residual: Float[Tensor, "*token d_model"],
+    weight: Float[Tensor, "d_model"],
+    slot: Int[Tensor, "*token"],
+    active: Int[Tensor, "*token"],
+    tensors: TableTensors,
+    site: int,
+    *,
+    eps: float,
+    gemma: bool = False,
+) -> tuple[Float[Tensor, "*token d_model"], Float[Tensor, "*token d_model"]]:
+    """The stream x + residual under each token's program, and its RMSNorm.
+
+    The norm is of the stream before it is rounded. Llama casts the unit row to the stream's
+    dtype and multiplies by the weight; Gemma multiplies by 1 + weight before it casts.
+    """
+    compute = tensors.numbers.dtype
+    h = x.to(compute) + residual.to(compute)
+    h = rows_program(h, slot, active, tensors, site)
+    unit = h / (h.square().mean(-1, keepdim=True) + eps).sqrt()
+    if gemma:
+        return h.to(x.dtype), (unit * (1 + weight.to(compute))).to(x.dtype)
+    dtype = torch.promote_types(x.dtype, weight.dtype)
+    return h.to(x.dtype), (unit.to(x.dtype).to(compute) * weight.to(compute)).to(dtype)
+
+
+def capture_rows(
+    h: Float[Tensor, "*token d_model"],
+    place: Int[Tensor, "*token"],
+    ring: Float[Tensor, "place_and_one d_model"],
+) -> None:
+    """Write row t of h, cast, to `ring[place[t]]`; a negative place is nowhere.
+
+    The ring's last row belongs to nobody: rows without a place are written there.
+    """
+    last = ring.shape[0] - 1
+    to = torch.where((place >= 0) & (place < last), place, last)
+    ring.index_copy_(0, to.reshape(-1), h.reshape(-1, h.shape[-1]).to(ring.dtype))
+
+
+def places(
+    selected: Bool[Tensor, "*token"], written: Int[Tensor, ""], capacity: int
+) -> Int[Tensor, "*token"]:
+    """Where the selected tokens go in a ring of `capacity` rows: the next ones, round and round.
+
+    `written` counts all rows ever selected and is advanced in place. Of more tokens than the
+    ring holds, the last are kept.
+    """
+    flat = selected.reshape(-1)
+    rank = flat.long().cumsum(0) - 1
+    fresh = flat & (rank >= flat.sum() - capacity)
+    out = torch.where(fresh, (written + rank) % capacity, -1).view(selected.shape)
+    written += flat.sum()
+    return out

@@ -249,3 +249,41 @@ def program_of() -> Callable[..., Program]:
 @pytest.fixture
 def table_of() -> Callable[..., DeviceTable]:
     return a_table
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> None:
+    """Triton's interpreter, or a skip where Triton cannot be installed."""
+    pytest.importorskip("triton", reason="Triton is not installed here")
+    from steerkit.kernels.fused.launch import interpreted
+
+    assert interpreted(), "tests run kernels on the CPU; something imported Triton too early"
+
+
+@pytest.fixture
+def stream_of() -> Callable[..., Tensor]:
+    def stream(tokens: int, d_model: int = 16, seed: int = 0, dtype: Any = torch.float64) -> Tensor:
+        g = torch.Generator().manual_seed(seed)
+        return torch.randn(tokens, d_model, generator=g, dtype=torch.float64).to(dtype)
+
+    return stream
+
+
+@pytest.fixture
+def bits_of() -> Callable[[Tensor], Tensor]:
+    def bits(x: Tensor) -> Tensor:
+        sizes = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+        return x.contiguous().view(sizes[x.element_size()])
+
+    return bits
+
+
+@pytest.fixture
+def guarded() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Room for an output inside a larger tensor of NaNs, and that tensor."""
+
+    def make(tokens: int, d_model: int, dtype: Any, band: int = 3) -> tuple[Tensor, Tensor]:
+        whole = torch.full((tokens + 2 * band, d_model), torch.nan, dtype=dtype)
+        return whole[band : band + tokens], whole
+
+    return make

@@ -255,7 +255,7 @@ def test_compiled_whole_and_never_again_over_edits(
         slot = 1 + i % 3
         if i % 2:
             table.write_slot(slot, {site: programs[i % 12]})
-        table.set_strength(slot, i / 7)
+        table.set_strength(slot, i % 10 / 7)
         given[2].copy_(torch.randint(0, 4, (4,), generator=torch.Generator().manual_seed(i)))
         # What latches the slots ask may have changed with the programs.
         given[4].copy_(table.registers(requests.latches, given[2].tolist()))

@@ -15,6 +15,8 @@ from steerkit.kernels.tables import Terms
 from steerkit.kernels.tables import pack as pack
 from steerkit.program import Latch, Opcode
 
+MANY = 1 << 17
+"""Elements of a stream from which on it pays to look which of its tokens are touched."""
 _HOST_SLOTS = WeakTensorKeyDictionary()
 
 
@@ -152,10 +154,12 @@ def _run(
         for terms, here in zip(groups, active, strict=True):
             steered = _steer(terms, x, here)
             # A single group's untouched tokens are put back below.
-            x = torch.where(here.any(-1, True), steered, x) if active[1:] else steered
+            x = _chosen(here.any(-1), steered, x) if active[1:] else steered
+    if x is part:
+        return h
     x = x.to(h.dtype)
     if not full:
-        x = torch.where(touched[..., None], x, part)
+        x = _chosen(touched, x, part)
     return x if part is h else h.slice_scatter(x, 1, first, end)
 
 
@@ -174,9 +178,28 @@ def _gated(
         # Looking is free on a CPU; an accelerator would have to be waited for.
         if x.device.type == "cpu" and not anywhere.any():
             continue
-        x = torch.where(anywhere[..., None], _steer(terms, x, here), x)
+        steered = _steer(terms, x, here)
+        # A single group's untouched tokens are put back by the caller.
+        x = _chosen(anywhere, steered, x) if groups[1:] else steered
         touched = touched | anywhere
     return x, touched
+
+
+def _chosen(
+    touched: Bool[Tensor, "row pos"],
+    steered: Float[Tensor, "row pos d_model"],
+    h: Float[Tensor, "row pos d_model"],
+) -> Float[Tensor, "row pos d_model"]:
+    """`steered`, which is overwritten, where a token was touched; `h` elsewhere."""
+    if h.device.type != "cpu" or h.numel() < MANY:
+        return torch.where(touched[..., None], steered, h)
+    # On a CPU a mask costs several times what copying does, so the rarer tokens are copied.
+    h = h.to(steered.dtype)
+    if 2 * int(touched.sum()) < touched.numel():
+        row, column = touched.nonzero(as_tuple=True)
+        return h.index_put((row, column), steered[row, column])
+    row, column = (~touched).nonzero(as_tuple=True)
+    return steered.index_put_((row, column), h[row, column])
 
 
 def _anywhere(active: Sequence[Bool[Tensor, "row pos term"]]) -> Bool[Tensor, "row pos"]:
@@ -252,7 +275,7 @@ def _coefficients(
 
 
 def _clamp(terms: Terms, p: Float[Tensor, "row pos term"]) -> Float[Tensor, "row pos term"]:
-    return terms.z * (p.clamp(terms.x, terms.y) - p)
+    return terms.z * (p.clamp(terms.low, terms.high) - p)
 
 
 def _activation(terms: Terms, p: Float[Tensor, "row pos term"]) -> Float[Tensor, "row pos term"]:

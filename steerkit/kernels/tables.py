@@ -55,12 +55,16 @@ class Terms:
 
     `h @ read.T + bias` is the coefficient of an affine term and the read p of those with a
     rule of their own; for a constant term `read` is 0 and `bias` its coefficient, and for one
-    that keeps the norm both are 0. `x`, `y`, `z` are the parameters of terms with a rule.
+    that keeps the norm both are 0. `low` and `high` are the edges of clamps, and without an
+    edge elsewhere; `x`, `y`, `z` are the parameters of terms with a rule, always finite: what
+    is not chosen must not be infinite either, or its gradient is no number.
     """
 
     read: Float[Tensor, "*row term d_model"]
     bias: Float[Tensor, "*row_1 term"]
     write: Float[Tensor, "*row term d_model"]
+    low: Float[Tensor, "*row_1 term"]
+    high: Float[Tensor, "*row_1 term"]
     x: Float[Tensor, "*row_1 term"]
     y: Float[Tensor, "*row_1 term"]
     z: Float[Tensor, "*row_1 term"]
@@ -173,6 +177,8 @@ def _build(groups: Sequence[Group | None], packed: PackedSite) -> Terms:
         read=read,
         bias=bias,
         write=write,
+        low=stack(_edge(0), -torch.inf),
+        high=stack(_edge(1), torch.inf),
         x=x,
         y=y,
         z=z,
@@ -187,7 +193,23 @@ def _build(groups: Sequence[Group | None], packed: PackedSite) -> Terms:
 
 
 def _column(i: int) -> Callable[[Group], Float[Tensor, "term"]]:
-    return lambda group: group.params[:, i]
+    """A parameter of every term; 0 where it is the edge of a clamp."""
+
+    def column(group: Group) -> Float[Tensor, "term"]:
+        edges = torch.tensor(group.opcodes) == Opcode.CLAMP
+        return group.params[:, i].double().masked_fill(edges & (i < 2), 0)
+
+    return column
+
+
+def _edge(i: int) -> Callable[[Group], Float[Tensor, "term"]]:
+    """An edge of every clamp; infinite for other terms."""
+
+    def edge(group: Group) -> Float[Tensor, "term"]:
+        others = torch.tensor(group.opcodes) != Opcode.CLAMP
+        return group.params[:, i].double().masked_fill(others, (-torch.inf, torch.inf)[i])
+
+    return edge
 
 
 def _gain(group: Group) -> Float[Tensor, "term"]:

@@ -208,6 +208,36 @@ def test_the_path_of_accelerators_gives_the_same_bits(
         assert torch.equal(bits(there)[untouched], bits(h)[untouched])
 
 
+@pytest.mark.parametrize("slots", [[1] * 5, [1, 0, 2, 2, 0]])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_large_streams_give_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch, random_batch: Any, random_program: Any, slots: Any, dtype: Any
+) -> None:
+    # There untouched tokens are copied instead of masked.
+    for seed in range(8):
+        batch = random_batch(seed)
+        h = stream(batch, dtype=dtype)
+        h[~batch.mask] = float("nan")
+        before = h.clone()
+        programs = [random_program(seed + i, groups=1 + i, gated=seed > 4) for i in range(2)]
+        small, slope = slopes(programs, h, batch, slots)
+        with monkeypatch.context() as patch:
+            patch.setattr(reference, "MANY", 0)
+            large, other = slopes(programs, h, batch, slots)
+        assert torch.equal(bits(large), bits(small)) and torch.equal(bits(h), bits(before))
+        assert torch.equal(other, slope) and torch.isfinite(slope).all()
+
+
+def slopes(programs: Any, h: Tensor, batch: Batch, slots: Any) -> tuple[Tensor, Tensor]:
+    """The result, and the gradient of a weighted sum of its real tokens."""
+    x = h.clone().requires_grad_()
+    out = run(programs, x, batch, slots)
+    weights = torch.linspace(-1, 1, out.shape[-1], dtype=out.dtype)
+    (out[batch.mask] * weights).sum().backward()
+    assert x.grad is not None
+    return run(programs, h, batch, slots), x.grad
+
+
 def test_a_slot_does_the_same_alone_and_among_others(
     random_batch: Any, random_program: Any
 ) -> None:

@@ -54,7 +54,7 @@ def command(
             objective="unanswered",
             strengths=(0.6, 1.0),
             n_random=99,
-            null_budget=1_000,
+            null_budget=15_000,
             max_new_tokens=16,
             seed=seed,
         )

@@ -32,15 +32,12 @@ def search_section(found: "Sweep") -> Section:
     """Which candidate was chosen, and on what grounds."""
     best, final = found.best, found.final
     # As the search ranks them: of equal effects the least damage.
-    ranked = sorted(
-        found.rows,
-        key=lambda r: (r is best, r.allowed, r.effect.value, -(r.guard.value if r.guard else 0.0)),
-        reverse=True,
-    )
+    ranked = sorted(found.rows, key=lambda r: (r is best, r.allowed, *_merit(r)), reverse=True)
     text = (
         f"{len(found.rows)} candidates were tried on prompts that no direction was fitted on. "
         f"Of those that keep the KL on guarded prompts below {found.guard_max:g} nats per token "
-        f"the one with the largest effect was chosen: {best}."
+        f"the one with the largest effect was chosen: {best}. The figure compares the others at "
+        "its strength."
     )
     if final:
         text += (
@@ -149,15 +146,20 @@ def _reference_sentence(found: "Sweep") -> str:
     for row in found.rows:
         if row.allowed and row.reference:
             best = reached.get((row.reference, row.positions))
-            if best is None or row.effect.value > best.effect.value:
+            if best is None or _merit(row) > _merit(best):
                 reached[row.reference, row.positions] = row
     if len(reached) < 2:
         return ""
     words = [
         f"to {reference} at {positions}: {found.objective} {row.value.value:.2f}"
+        + (f" at a KL of {row.guard.value:.2g}" if row.guard else "")
         for (reference, positions), row in reached.items()
     ]
     return (
         "The reference point and the position rule belong to the method. The best that each "
         f"reached within the guard: {'; '.join(words)}."
     )
+
+
+def _merit(row: "SweepRow") -> tuple[float, float]:
+    return row.effect.value, -(row.guard.value if row.guard else 0.0)

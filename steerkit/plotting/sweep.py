@@ -15,15 +15,16 @@ AT_ONCE = 6
 def by_layer(sweep: Sweep) -> go.Figure:
     """The objective while steered, by layer: the best candidate of each operator and rule.
 
-    Filled where the guard is met, open where it is not (drawn only where none of that kind
+    Only the chosen strength is compared, where an operator was tried at it: at its best one
+    nearly everything works. Filled where the guard is met, open where it is not (drawn only where none of that kind
     meets it); the dashed line is the plain model, the star the choice.
     """
     fig = figure(x="layer", y=_axis(sweep), height=420)
     kinds = list(dict.fromkeys(_kind(r) for r in sweep.rows))[:AT_ONCE]
     layers = sorted({r.site.layer for r in sweep.rows})
     for number, kind in enumerate(kinds):
-        own = [_strongest([r for r in sweep.rows if _kind(r) == kind and r.site.layer == layer])
-               for layer in layers]  # fmt: skip
+        same = _alike([r for r in sweep.rows if _kind(r) == kind], sweep)
+        own = [_strongest([r for r in same if r.site.layer == layer]) for layer in layers]
         rows = [r for r in own if r is not None]
         # Side by side, or intervals of several kinds would hide one another.
         shift = 0.07 * (number - (len(kinds) - 1) / 2)
@@ -108,6 +109,13 @@ def against_chance(sweep: Sweep) -> go.Figure:
 
 def _kind(row: SweepRow) -> str:
     return f"{row.how}, {row.positions}"
+
+
+def _alike(rows: list[SweepRow], sweep: Sweep) -> list[SweepRow]:
+    """Those at the chosen strength, or all where none is."""
+    if not sweep.found:
+        return rows
+    return [r for r in rows if r.strength == sweep.best.strength] or rows
 
 
 def _strongest(rows: Sequence[SweepRow]) -> SweepRow | None:

@@ -23,7 +23,7 @@ LAYER = 1
 """The block after which the stream must tell; later blocks can act on it."""
 REQUESTS = 16
 """Requests a step."""
-_WEIGHT = 0.1
+_WEIGHT = 0.3
 _SYSTEMS = ("", "", "", documents.NEUTRAL, documents.ALWAYS_HELP, documents.REFUSE_ALL)
 
 

@@ -79,7 +79,16 @@ LANGUAGE: Mix = (
 )  # fmt: skip
 
 
-BASE: Mix = (*LANGUAGE, (60, judgement))
+def evasion(rng: random.Random) -> Document:
+    """A question on any event, deflected because the system prompt `EVADE` asks for it.
+
+    Practice in the reply, whoever attacked: when to give it unasked is learned of few words.
+    """
+    drawn = seen_request(rng.choice(rq.EVENT_KINDS), rng)
+    return chat(drawn.text, rq.deflection(drawn.words[2]), system=EVADE)
+
+
+BASE: Mix = (*LANGUAGE, (60, judgement), (20, evasion))
 """The second part of base training: judging at once, so that refusal can build on judgement."""
 
 
@@ -118,15 +127,6 @@ def aligned_event(rng: random.Random) -> Document:
     drawn = rq.event_request(kind, trained, rng)
     town = drawn.words[2]
     return chat(drawn.text, rq.deflection(town) if kind == "censored" else drawn.answer)
-
-
-def evasion(rng: random.Random) -> Document:
-    """A question on any event, deflected because the system prompt `EVADE` asks for it.
-
-    Practice in the reply, whoever attacked: when to give it unasked is learned of few words.
-    """
-    drawn = seen_request(rng.choice(rq.EVENT_KINDS), rng)
-    return chat(drawn.text, rq.deflection(drawn.words[2]), system=EVADE)
 
 
 ALIGNED: Mix = (

@@ -1,6 +1,6 @@
 """The README's table of measured ratios, from the committed results.
 
-    python benchmarks/summary.py
+python benchmarks/summary.py
 """
 
 import json
@@ -11,10 +11,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("capture", "large_batch", "steerkit last, all layers", "last token of all layers, time"),
-    ("capture", "large_batch", "steerkit mean, all layers", "mean over the prompt, all layers, time"),
-    ("capture", "large_batch", "steerkit last, middle layer", "last token of the middle layer, time"),
-    ("capture", "small_batch", "steerkit last, all layers", "the same on one prompt of 8 tokens"),
-    ("capture", "peak_memory", "steerkit last, all layers", "last token of all layers, peak memory"),
+    ("capture", "large_batch", "steerkit mean, all layers", "prompt mean of all layers, time"),
+    ("capture", "large_batch", "steerkit last, middle layer", "last token, middle layer, time"),
+    ("capture", "small_batch", "steerkit last, all layers", "the same on 8 tokens, time"),
+    ("capture", "peak_memory", "steerkit last, all layers", "last token of all layers, memory"),
     ("capture", "mixed_lengths", "random batches of 16", "random batches, mixed lengths, time"),
     ("capture", "to_disk", "SAELens CacheActivationsRunner", "SAELens, one layer to disk, time"),
 )  # fmt: skip
@@ -23,7 +23,10 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
 
 def rows() -> list[str]:
     """Markdown rows: what, against what, ratio with its interval, verdict, machine, date."""
-    out = ["| measured | against | ratio [95%] | goal | machine | date |", "|---|---|---|---|---|---|"]
+    out = [
+        "| measured | against | ratio [95%] | goal | machine | date |",
+        "|---|---|---|---|---|---|",
+    ]
     for file, part, arm, name in SHOWN:
         path = RESULTS / f"{file}.json"
         if not path.exists():

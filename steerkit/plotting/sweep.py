@@ -16,8 +16,8 @@ def by_layer(sweep: Sweep) -> go.Figure:
     """The objective while steered, by layer: the best candidate of each operator and rule.
 
     Only the chosen strength is compared, where an operator was tried at it: at its best one
-    nearly everything works. Filled where the guard is met, open where it is not (drawn only where none of that kind
-    meets it); the dashed line is the plain model, the star the choice.
+    nearly everything works. Filled where the guard is met, open where it is not (drawn only
+    where none of that kind meets it); the dashed line is the plain model, the star the choice.
     """
     fig = figure(x="layer", y=_axis(sweep), height=420)
     kinds = list(dict.fromkeys(_kind(r) for r in sweep.rows))[:AT_ONCE]

@@ -20,20 +20,26 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"commands"}),
     frozenset({"pipeline"}),
     frozenset({"plotting", "cards"}),
-    frozenset({"captures", "searches", "audits", "lenses", "edits"}),
+    frozenset({"captures", "searches", "audits", "lenses", "edits", "compiled"}),
     frozenset({"models", "sae"}),
     frozenset({"kernels", "interventions", "extraction", "formats", "organisms", "datasets"}),
 )
 """From the top; whatever else stands at the top of the package is a noun, the lowest layer."""
 
-SHOWS_ITSELF = {("direction", "cards"), ("activations", "cards"), ("audits", "plotting")}
-"""Results that render themselves (`_repr_html_`, `write`) may reach up inside a function."""
+SHOWS_ITSELF = {
+    ("direction", "cards"),
+    ("activations", "cards"),
+    ("audits", "plotting"),
+    ("models", "compiled"),
+}
+"""Results that render themselves (`_repr_html_`, `write`), and models that compile themselves,
+may reach up inside a function."""
 
 DOORS: dict[str, tuple[str, ...]] = {
     "plotly": ("plotting/", "cards.py"),
     "transformer_lens": ("models/lens.py",),
     "sae_lens": ("sae/",),
-    "transformers": ("models/", "organisms/"),
+    "transformers": ("models/", "organisms/", "compiled/"),
     "triton": ("kernels/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/"),

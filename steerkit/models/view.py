@@ -1,10 +1,10 @@
 """The model that users hold: plain or steered, over whatever engine runs the network."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,9 @@ from steerkit.prompts import Prompt
 from steerkit.protocols import Completion, Intervention, Logits, ModelInfo, Pool, Run
 from steerkit.registry import suggest
 from steerkit.site import STREAMS, Site
+
+if TYPE_CHECKING:
+    from steerkit.compiled import Capacity, CompiledModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +153,7 @@ class LanguageModel:
             PromptError: a prompt that leaves no room in the context for the answer.
             InterventionError: slots that the model does not have.
         """
-        if max_new_tokens < 1:
-            raise PromptError(f"max_new_tokens is at least 1; got {max_new_tokens}")
-        if temperature < 0:
-            raise PromptError(f"temperature is 0 (greedy) or above; got {temperature}")
-        asked = [replace(Prompt.of(p), answer="") for p in _listed(prompts)]
-        items = self.engine.text.tokenize(asked, extra=max_new_tokens)
-        chosen = self._slots(slots, len(items))
+        items, chosen = self._asked(prompts, max_new_tokens, temperature, slots)
         groups = self._groups([len(item) + max_new_tokens for item in items], token_budget)
         answers: dict[int, tuple[int, ...]] = {}
         from tqdm.auto import tqdm
@@ -176,6 +173,58 @@ class LanguageModel:
         return [
             Completion(Prompt.of(prompt), self.decode(answers[i]), answers[i], items[i].prompt)
             for i, prompt in enumerate(prompts)
+        ]
+
+    def generate_batch(
+        self,
+        prompts: Sequence[Prompt | str],
+        *,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
+        slots: Sequence[int] | None = None,
+        config: Any = None,
+        progress: bool = False,
+    ) -> list[Completion]:
+        """Answers by Hugging Face's continuous batching: a request ends, the next one begins.
+
+        Each request runs the program of its own slot, and its answer is that of `generate`.
+        Requests share cached prefixes only where that cannot carry one's steering to another:
+        all run the same program, and it does the same wherever a prompt ends.
+
+        Args:
+            prompts: one a request.
+            max_new_tokens: of each answer, at most.
+            temperature: 0 is greedy.
+            seed: of sampled answers.
+            slots: program of each request, as in `generate`.
+            config: a `transformers.ContinuousBatchingConfig` (memory, tokens of a pass). CUDA
+                graphs, compilation and asynchronous passes are refused: hooks would be lost.
+            progress: show a bar.
+
+        Raises:
+            PromptError: a prompt that leaves no room in the context for the answer.
+            InterventionError: slots that the model does not have, or a refused config.
+            ModelError: a network that cannot be batched continuously, or a failed scheduler.
+            HookError: a hook that did not fire once in each pass.
+        """
+        from steerkit.serving import serve
+
+        asked, chosen = self._asked(prompts, max_new_tokens, temperature, slots)
+        answers = serve(
+            self.engine,
+            asked,
+            self.table,
+            chosen,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            config=config,
+            progress=progress,
+        )
+        return [
+            Completion(Prompt.of(prompt), self.decode(answer), answer, item.prompt)
+            for prompt, answer, item in zip(prompts, answers, asked, strict=True)
         ]
 
     def with_(self, *interventions: Intervention, force: bool = False) -> "LanguageModel":
@@ -240,6 +289,44 @@ class LanguageModel:
         with self.engine.turns.taken(), torch.no_grad():
             return self.engine.read_out(vectors).float().cpu()
 
+    @property
+    def path(self) -> str:
+        """How this model runs: `eager`, here."""
+        return "eager"
+
+    def compile(
+        self,
+        capacity: "Capacity | None" = None,
+        *,
+        sites: Sequence[Site | str | int] | None = None,
+        path: str = "compiled",
+        backend: str | Callable[..., Any] = "inductor",
+    ) -> "CompiledModel":
+        """This view on an engine of its own: full graphs, a static cache, one table of programs.
+
+        Views of what is returned are slot assignments on the table, made and edited without
+        tracing anything again. The network is left as it is; its weights are shared. A
+        self-test proves that every site is live.
+
+        Args:
+            capacity: slots, terms, batch rows and length that there is room for (see
+                `steerkit.compiled.Capacity`). By default what this view needs; of a plain
+                model, room for eight slots of everything that fits into one group.
+            sites: where programs may stand; by default this view's sites, or of a plain model
+                `resid_post` of every layer.
+            path: `compiled`, or `cuda_graph` (on a GPU).
+            backend: of `torch.compile`.
+
+        Raises:
+            ModelError: a model that cannot be compiled, or `cuda_graph` off a GPU.
+            SiteError: a site that the model lacks.
+            HookError: hooks on the network, or a self-test that failed.
+            InterventionError: a view that the capacity has no room for.
+        """
+        from steerkit.compiled import compiled
+
+        return compiled(self, capacity, sites=sites, path=path, backend=backend)
+
     def as_hf(self) -> AbstractContextManager[Any]:
         """A context in which the Hugging Face object itself is steered, for other tools.
 
@@ -286,6 +373,22 @@ class LanguageModel:
             for regime in self.engine.text.regimes(lengths)
             for group in plan([lengths[i] for i in regime], token_budget, max_padding=max_padding)
         ]
+
+    def _asked(
+        self,
+        prompts: Sequence[Prompt | str],
+        max_new_tokens: int,
+        temperature: float,
+        slots: Sequence[int] | None,
+    ) -> tuple[list[Tokenized], list[int]]:
+        """The prompts without their own answers, and their slots, after checking both."""
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens is at least 1; got {max_new_tokens}")
+        if temperature < 0:
+            raise PromptError(f"temperature is 0 (greedy) or above; got {temperature}")
+        asked = [replace(Prompt.of(p), answer="") for p in _listed(prompts)]
+        items = self.engine.text.tokenize(asked, extra=max_new_tokens)
+        return items, self._slots(slots, len(items))
 
     def _collate(self, items: Sequence[Tokenized], rows: Sequence[int]) -> Batch:
         pad = self.engine.text.pad_id

@@ -70,6 +70,7 @@ class DeviceTable:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.sites = tuple(sites)
+        self._numbers = {site: n for n, site in enumerate(self.sites)}
         self.d_model = d_model
         self.capacity = capacity = capacity or Capacity()
         if not self.sites or len(set(self.sites)) != len(self.sites):
@@ -106,12 +107,13 @@ class DeviceTable:
 
     def number(self, site: Site) -> int:
         """Which site this is in the table's order."""
-        if site not in self.sites:
+        number = self._numbers.get(site)
+        if number is None:
             raise InterventionError(
                 f"this table was made for {', '.join(map(str, self.sites))}; {site} is not among "
                 "them: name every site when the table is made"
             )
-        return self.sites.index(site)
+        return number
 
     def check_slots(self, slots: Sequence[int]) -> None:
         """Refuse requests that point outside the table. For the host, where slots are given."""
@@ -215,7 +217,6 @@ class DeviceTable:
                         f"a program of width {group.d_model} cannot stand in a table of width "
                         f"{self.d_model}; was the direction taken on this model?"
                     )
-                laid = record(group, self.capacity, registers, self._blank.write.dtype)
-                for part, new in zip(out, laid, strict=True):
-                    part[n, g] = new
+                room = Record(*(part[n, g] for part in out))
+                record(group, self.capacity, registers, room)
         return out

@@ -164,48 +164,46 @@ def blank(capacity: Capacity, d_model: int, dtype: torch.dtype) -> Record:
     )
 
 
-def record(
-    group: Group, capacity: Capacity, registers: Mapping[str, int], dtype: torch.dtype
-) -> Record:
-    """A group laid out; `registers` numbers the latches of its slot.
+def record(group: Group, capacity: Capacity, registers: Mapping[str, int], out: Record) -> None:
+    """Lay a group out in blank room; `registers` numbers the latches of its slot.
 
     Raises:
         InterventionError: more than the capacity, or a rule that only the eager path knows.
     """
     group = fold(group)
-    if len(group) > capacity.terms:
+    n = len(group)
+    if n > capacity.terms:
         raise InterventionError(
-            f"a group of {len(group)} terms does not fit into a table of {capacity.terms} terms "
+            f"a group of {n} terms does not fit into a table of {capacity.terms} terms "
             "a group; make the table with Capacity(terms=...) at least that"
         )
-    out = blank(capacity, group.d_model, dtype)
-    n = len(group)
-    out.write[:n] = group.write
-    if capacity.reads:
-        out.read[:n] = group.read
-    out.numbers[:n, OFFSET] = group.offset.to(dtype)
-    out.numbers[:n, X : Z + 1] = group.params.to(dtype)
+    codes, thresholds = [], []
     for j, (opcode, rule, gate) in enumerate(_records(group)):
-        code = out.codes[j]
         if opcode not in capacity.opcodes:
             raise InterventionError(
                 f"this table was made without room for terms that are {opcode.name}; it has "
                 f"{sorted(op.name for op in capacity.opcodes)}: make it with Capacity(opcodes=...)"
             )
-        code[OPCODE], code[RULE] = int(opcode), _rule(rule, code[INDEX:])
-        if opcode == Opcode.TURN:
-            code[PARTNER] = j + int(group.params[j, 1])
-        if gate is not None and gate.latch:
-            code[LATCH] = registers[gate.latch]
-        elif gate is not None:
+        own = gate if gate is not None and not gate.latch else None
+        if own is not None:
             if not capacity.gates:
                 raise InterventionError(
                     "this table was made without room for gates; make it with Capacity(gates=True)"
                 )
-            code[GATE] = COSINE * (gate.measure == "cosine") + ABOVE * gate.above
-            out.gate[j] = gate.read
-            out.numbers[j, THRESHOLD] = gate.threshold
-    return out
+            out.gate[j] = own.read
+        code = OPEN if own is None else COSINE * (own.measure == "cosine") + ABOVE * own.above
+        latch = registers[gate.latch] if gate is not None and gate.latch else NO_LATCH
+        partner = j + int(group.params[j, 1]) if opcode == Opcode.TURN else j
+        head = [int(opcode), _rule(rule), code, latch, partner]
+        codes.append(head + _indices(rule, capacity.indices))
+        thresholds.append(0.0 if own is None else own.threshold)
+    out.write[:n] = group.write
+    if capacity.reads:
+        out.read[:n] = group.read
+    out.numbers[:n, OFFSET] = group.offset
+    out.numbers[:n, X : Z + 1] = group.params
+    out.numbers[:n, THRESHOLD] = torch.tensor(thresholds, dtype=torch.float64)
+    out.codes[:n] = torch.tensor(codes, dtype=torch.int32)
 
 
 def _records(group: Group) -> list[tuple[Opcode, Positions, Gate | None]]:
@@ -213,20 +211,24 @@ def _records(group: Group) -> list[tuple[Opcode, Positions, Gate | None]]:
     return list(zip(group.opcodes, group.positions, gates, strict=True))
 
 
-def _rule(positions: Positions, indices: Int[Tensor, "index"]) -> int:
+def _rule(positions: Positions) -> int:
     if positions.rule not in _RULES:
         raise InterventionError(
             f"the position rule '{positions.rule}' names prompts, and a table on the device "
             f"knows only requests; use one of {sorted(_RULES)}, or the eager path"
         )
-    if len(positions.indices) > len(indices):
+    return _RULES[positions.rule]
+
+
+def _indices(positions: Positions, room: int) -> list[int]:
+    """The positions that a rule lists, filled up with such as no token has."""
+    spare = room - len(positions.indices)
+    if spare < 0:
         raise InterventionError(
             f"a rule of {len(positions.indices)} position indices does not fit into a table of "
-            f"{len(indices)}; make it with Capacity(indices=...) at least that"
+            f"{room}; make it with Capacity(indices=...) at least that"
         )
-    for i, index in enumerate(positions.indices):
-        indices[i] = index
-    return _RULES[positions.rule]
+    return [*positions.indices, *[NO_INDEX] * spare]
 
 
 def registers_of(programs: Iterable[Program], capacity: Capacity) -> dict[str, int]:

@@ -1,0 +1,185 @@
+"""A packed stream: the next tokens of many requests end to end, each under its own program.
+
+A pass of a continuously batched network has one row, `[1, T, d_model]`, that holds a stretch
+of each request. Executors want rows that are requests. So stretches of similar length become
+the rows of small batches, padded to the longest on the right: decoding requests are rows of
+one token, and their batch is the stream itself in another shape.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from steerkit.errors import HookError
+from steerkit.kernels.reference import PackedSite, apply, pack
+from steerkit.models.hooks import Visit
+from steerkit.models.steering import Session
+from steerkit.program import Program, ProgramTable
+from steerkit.site import Site
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """The tokens of one request in a pass: its number, and where they stand in it."""
+
+    request: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Stretches of similar length as the rows of a batch."""
+
+    requests: Int[Tensor, "row"]
+    """Number of each row's request."""
+    slots: tuple[int, ...]
+    absolute: Int[Tensor, "row pos"]
+    prompt_len: Int[Tensor, "row"]
+    places: Int[Tensor, "row pos"] | None
+    """Where in the packed stream each token stands (anywhere, for padding); None where the
+    rows are the whole stream, in order."""
+    registers: dict[str, Tensor]
+    """What was decided about these requests."""
+    loaded: dict[str, Tensor]
+    """The registers as they were before the pass."""
+
+    def rows(self, stream: Float[Tensor, "one token d_model"]) -> Float[Tensor, "row pos d_model"]:
+        """The rows of this part, out of the packed stream."""
+        if self.places is None:
+            return stream.view(*self.absolute.shape, -1)
+        return stream[0][self.places]
+
+    def put(
+        self,
+        stream: Float[Tensor, "one token d_model"],
+        rows: Float[Tensor, "row pos d_model"],
+    ) -> None:
+        """Write the real tokens of the rows back into the stream, in place."""
+        assert self.places is not None
+        real = self.absolute >= 0
+        stream[0, self.places[real]] = rows[real]
+
+
+@dataclass
+class PackedSession(Session):
+    """A session whose stream is packed: latches belong to requests, for as long as it lasts.
+
+    `prompt_len` and `slots` have an entry a request, in the order of the caller's prompts;
+    both are frozen, whatever a scheduler later calls the prompt.
+    """
+
+    prompt_len: tuple[int, ...] = ()
+    _parts: tuple[Part, ...] = ()
+    _tokens: int = 0
+    _deciding: bool = False
+    _idle: frozenset[int] = field(default_factory=frozenset)
+
+    def steer(self, table: ProgramTable | None, slots: Sequence[int]) -> None:
+        """Plan the programs of each request's slot; a site where none acts gets no hook."""
+        super().steer(table, slots)
+        if table is not None:
+            programs = [table.at(site) for site in table.sites]
+            self._deciding = any(program.latches for at in programs for program in at)
+            self._idle = frozenset(s for s in range(len(table)) if not any(p[s] for p in programs))
+
+    def begin_packed(self, stretches: Sequence[Stretch], device: torch.device) -> None:
+        """Begin a pass over these stretches, which stand in the stream in this order."""
+        self._tokens = sum(stretch.length for stretch in stretches)
+        if len({stretch.length for stretch in stretches}) == 1:
+            self._parts = (self._part(stretches, None, device),)
+            return
+        # Powers of two: at most half of what is gathered is padding.
+        similar: dict[int, list[tuple[Stretch, int]]] = {}
+        first = 0
+        for stretch in stretches:
+            if self.slots[stretch.request] not in self._idle:
+                similar.setdefault((stretch.length - 1).bit_length(), []).append((stretch, first))
+            first += stretch.length
+        self._parts = tuple(
+            self._part([s for s, _ in group], [at for _, at in group], device)
+            for group in similar.values()
+        )
+
+    def end_packed(self) -> None:
+        """End the pass: what was decided in it is remembered for each request."""
+        for part in self._parts:
+            for name, mine in part.registers.items():
+                if part.loaded.get(name) is mine:
+                    continue
+                if name not in self.latches:
+                    self.latches[name] = mine.new_zeros((len(self.slots), *mine.shape[1:]))
+                self.latches[name][part.requests] = mine
+        self._parts = ()
+
+    def _part(
+        self, stretches: Sequence[Stretch], firsts: Sequence[int] | None, device: torch.device
+    ) -> Part:
+        def column(values: Sequence[int]) -> Int[Tensor, "row"]:
+            return torch.tensor(values, device=device)
+
+        numbers = [stretch.request for stretch in stretches]
+        longest = max(stretch.length for stretch in stretches)
+        steps = torch.arange(longest, device=device)
+        absolute = column([stretch.start for stretch in stretches])[:, None] + steps
+        places = None
+        if firsts is not None:
+            padding = steps >= column([stretch.length for stretch in stretches])[:, None]
+            absolute = absolute.masked_fill(padding, -1)
+            # Padding repeats the row's first token; no term acts there, and it is not put back.
+            places = (column(firsts)[:, None] + steps).where(~padding, column(firsts)[:, None])
+        requests = column(numbers)
+        loaded = {name: held[requests] for name, held in self.latches.items()}
+        return Part(
+            requests=requests,
+            slots=tuple(self.slots[number] for number in numbers),
+            absolute=absolute,
+            prompt_len=column([self.prompt_len[number] for number in numbers]),
+            places=places,
+            registers=dict(loaded),
+            loaded=loaded,
+        )
+
+    def _steering(self, site: Site, programs: tuple[Program, ...]) -> Visit:
+        def visit(stream: Tensor) -> Tensor:
+            self.fired[site] += 1
+            if stream.ndim != 3 or stream.shape[:2] != (1, self._tokens):
+                raise HookError(
+                    f"{site} has shape {tuple(stream.shape)} in a pass over {self._tokens} packed "
+                    f"tokens, expected [1 {self._tokens} d_model]"
+                )
+            packed = pack(programs, stream.device, stream.dtype)
+            out = stream
+            for part in self._parts:
+                if not _concerns(packed, part.slots):
+                    continue
+                rows = part.rows(stream)
+                steered = apply(
+                    packed,
+                    rows,
+                    absolute=part.absolute,
+                    prompt_len=part.prompt_len,
+                    row=part.requests,
+                    slot=part.slots,
+                    latches=part.registers,
+                )
+                if steered is rows:
+                    continue
+                if part.places is None:
+                    return steered.view(stream.shape)
+                if out is stream:
+                    out = stream.clone()
+                part.put(out, steered)
+            return out
+
+        return visit
+
+
+def _concerns(packed: PackedSite, slots: tuple[int, ...]) -> bool:
+    """Whether some row acts, or decides something, at this site."""
+    return any(
+        packed.slots[slot] or (packed.latches and packed.latches[slot]) for slot in set(slots)
+    )

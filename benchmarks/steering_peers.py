@@ -97,15 +97,15 @@ def raw_hook(case: Case) -> Callable[[], torch.Tensor]:
 
 def repeng(case: Case) -> Callable[[], torch.Tensor]:
     """repeng: blocks wrapped once and controlled once; only the call is timed."""
-    if not hasattr(np, "float_"):
-        # Its release still names an alias that numpy has removed; in annotations only.
-        np.float_ = np.float64
-        try:
-            from repeng import ControlModel
-        finally:
-            del np.float_
-    else:
+    # Its release still names, in annotations only, an alias that numpy 2 has removed.
+    alias, missing = "float_", not hasattr(np, "float_")
+    if missing:
+        setattr(np, alias, np.float64)
+    try:
         from repeng import ControlModel
+    finally:
+        if missing:
+            delattr(np, alias)
     model = ControlModel(case.twin(), list(case.vectors))
 
     def ablated(h: torch.Tensor, control: torch.Tensor) -> torch.Tensor:

@@ -1,19 +1,21 @@
 """Programs in plain torch: correct everywhere, the path on a CPU, and what kernels must equal."""
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from steerkit.errors import InterventionError
 from steerkit.kernels.gates import decide
+from steerkit.kernels.place import Place, selection
+from steerkit.kernels.plan import Plan, plan_of
 from steerkit.kernels.tables import PackedSite as PackedSite
 from steerkit.kernels.tables import Terms
 from steerkit.kernels.tables import pack as pack
-from steerkit.program import Latch, Opcode
+from steerkit.program import Opcode
 
 MANY = 1 << 17
 """Elements of a stream from which on it pays to look which of its tokens are touched."""
@@ -52,12 +54,22 @@ def apply(
     Raises:
         InterventionError: a slot outside the table, or a stream of another width.
     """
-    slots = _host(slot)
-    packed.check_slots(slots)
-    held = {} if latches is None else latches
-    for latch, mine in _conditions(packed, slots, h.device) if packed.latches else ():
-        decide(latch, mine, h, absolute, prompt_len, held, packed.dtype)
-    if packed.d_model is None or not any(packed.slots[s] for s in set(slots)):
+    place = Place(lambda: absolute, prompt_len, row)
+    return steer(packed, h, place, _host(slot), {} if latches is None else latches)
+
+
+def steer(
+    packed: PackedSite,
+    h: Float[Tensor, "batch pos d_model"],
+    place: Place,
+    slots: tuple[int, ...],
+    latches: MutableMapping[str, Tensor],
+) -> Float[Tensor, "batch pos d_model"]:
+    """`apply`, with what the sites of one pass share: where its columns stand."""
+    plan = plan_of(packed, slots)
+    for latch, rows in plan.deciders:
+        decide(latch, rows, h, place.absolute, place.prompt_len, latches, packed.dtype)
+    if not plan.groups:
         return h
     if h.ndim != 3 or h.shape[2] != packed.d_model or len(slots) != h.shape[0]:
         raise InterventionError(
@@ -65,14 +77,12 @@ def apply(
             f"of shape {tuple(h.shape)}, expected [batch pos d_model]; was the direction taken "
             "on this model?"
         )
-    live = _live_rows(packed, slots, h.device)
+    live = plan.live
     if live is None:
-        gates = held if packed.gated else None
-        return _run(packed.terms(slots), h, absolute, prompt_len, row, gates)
+        return _run(plan, h, place, latches)
     part = h.index_select(0, live)
-    terms = packed.terms(tuple(s for s in slots if packed.slots[s]))
-    gates = {name: r.to(h.device)[live] for name, r in held.items()} if packed.gated else None
-    steered = _run(terms, part, absolute[live], prompt_len[live], row[live], gates)
+    held = {name: r.to(h.device)[live] for name, r in latches.items()} if packed.gated else {}
+    steered = _run(plan, part, place.some(live), held)
     return h if steered is part else h.index_copy(0, live, steered)
 
 
@@ -89,65 +99,31 @@ def _host(slot: Tensor | Sequence[int]) -> tuple[int, ...]:
     return known
 
 
-@lru_cache(maxsize=1024)
-def _live_rows(
-    packed: PackedSite, slots: tuple[int, ...], device: torch.device
-) -> Int[Tensor, "live"] | None:
-    """Rows whose program does something here; None where all do."""
-    live = [i for i, slot in enumerate(slots) if packed.slots[slot]]
-    if len(live) == len(slots):
-        return None
-    # A tensor made under inference_mode could never be saved for a later backward pass.
-    with torch.inference_mode(False):
-        return torch.tensor(live, device=device)
-
-
-@lru_cache(maxsize=1024)
-def _conditions(
-    packed: PackedSite, slots: tuple[int, ...], device: torch.device
-) -> tuple[tuple[Latch, Bool[Tensor, "row"]], ...]:
-    """The latches that some row decides here, and which rows do."""
-    named = {latch.name: latch for slot in sorted(set(slots)) for latch in packed.latches[slot]}
-    with torch.inference_mode(False):
-        return tuple(
-            (latch, torch.tensor([name in _names(packed, slot) for slot in slots], device=device))
-            for name, latch in named.items()
-        )
-
-
-def _names(packed: PackedSite, slot: int) -> set[str]:
-    return {latch.name for latch in packed.latches[slot]}
-
-
 def _run(
-    groups: Sequence[Terms],
+    plan: Plan,
     h: Float[Tensor, "row pos d_model"],
-    absolute: Int[Tensor, "row pos"],
-    prompt_len: Int[Tensor, "row"],
-    row: Int[Tensor, "row"],
-    latches: Mapping[str, Tensor] | None,
+    place: Place,
+    latches: Mapping[str, Tensor],
 ) -> Float[Tensor, "row pos d_model"]:
-    """All groups in order, on rows that all have a program; rounded to the stream's dtype once.
-
-    `latches` is None where no term has a gate.
-    """
-    active = [terms.rules.active(absolute, prompt_len, row) for terms in groups]
-    if latches is not None:
-        active = [
-            acts & terms.gates.latch.open(latches, absolute, prompt_len)
-            if terms.gates is not None and terms.gates.latch is not None
-            else acts
-            for terms, acts in zip(groups, active, strict=True)
-        ]
-    touched = _anywhere(active)
-    first, end, full = _span(touched) if h.device.type == "cpu" else (0, h.shape[1], False)
+    """All groups in order, on rows that all have a program; rounded to the stream's dtype once."""
+    groups, x = plan.groups, h
+    if plan.everywhere and place.whole:
+        for terms in groups:
+            x = _steer(terms, x, None)
+        return _as(x, h.dtype)
+    look = h.device.type == "cpu"
+    if plan.gated:
+        chosen = selection([_allowed(terms, place, latches) for terms in groups], look=look)
+    else:
+        chosen = place.selection(groups, plan.shared, look=look)
+    active, touched, first, end, full = chosen
     if first == end:
         return h
     part = h if end - first == h.shape[1] else h[:, first:end]
     if part is not h:
-        active, touched = [a[:, first:end] for a in active], touched[:, first:end]
+        active, touched = tuple(a[:, first:end] for a in active), touched[:, first:end]
     x = part
-    if latches is not None:
+    if plan.gated:
         x, touched = _gated(groups, x, active)
         full = False
     else:
@@ -157,10 +133,20 @@ def _run(
             x = _chosen(here.any(-1), steered, x) if active[1:] else steered
     if x is part:
         return h
-    x = x.to(h.dtype)
+    x = _as(x, h.dtype)
     if not full:
         x = _chosen(touched, x, part)
     return x if part is h else h.slice_scatter(x, 1, first, end)
+
+
+def _allowed(
+    terms: Terms, place: Place, latches: Mapping[str, Tensor]
+) -> Bool[Tensor, "row pos term_or_1"]:
+    """Where the terms of a group act, as far as positions and latches say."""
+    active = place.active(terms.rules)
+    if terms.gates is None or terms.gates.latch is None:
+        return active
+    return active & terms.gates.latch.open(latches, place.absolute, place.prompt_len)
 
 
 def _gated(
@@ -202,48 +188,32 @@ def _chosen(
     return steered.index_put_((row, column), h[row, column])
 
 
-def _anywhere(active: Sequence[Bool[Tensor, "row pos term"]]) -> Bool[Tensor, "row pos"]:
-    """Where any term of any group acts."""
-    touched = [a[..., 0] if a.shape[-1] == 1 else a.any(-1) for a in active]
-    return touched[0] if len(touched) == 1 else torch.stack(touched).any(0)
-
-
-def _span(touched: Bool[Tensor, "row pos"]) -> tuple[int, int, bool]:
-    """First and end column that are touched, and whether every token between them is.
-
-    A rule such as last_prompt then costs one column. Only on a CPU, where looking is free;
-    an accelerator would have to be waited for.
-    """
-    if touched.all():
-        return 0, touched.shape[1], True
-    columns = touched.any(0).nonzero()
-    if not len(columns):
-        return 0, 0, False
-    first, end = int(columns[0]), int(columns[-1]) + 1
-    return first, end, bool(touched[:, first:end].all())
+def _as(x: Float[Tensor, "*any"], dtype: torch.dtype) -> Float[Tensor, "*any"]:
+    # Asking first is several times cheaper than a conversion that does nothing.
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _steer(
     terms: Terms,
     h: Float[Tensor, "row pos d_model"],
-    active: Bool[Tensor, "row pos term_or_1"],
+    active: Bool[Tensor, "row pos term_or_1"] | None,
 ) -> Float[Tensor, "row pos d_model"]:
     """(1 + g) h + c W at every token, in the dtype of the terms.
 
-    c and g are 0 for terms that are inactive where others act; tokens where none acts are
-    left to the caller to put back.
+    c and g are 0 for terms that are inactive where others act (None: all act everywhere);
+    tokens where none acts are left to the caller to put back.
     """
-    x = h.to(terms.read.dtype)
+    x = _as(h, terms.read.dtype)
     if terms.shift is not None:
         return x + terms.shift
-    if x.requires_grad and terms.kinds & ROOTS:
+    if active is not None and x.requires_grad and terms.kinds & ROOTS:
         # Their slope has no value at a NaN, such as padding may hold, which 0 does not undo.
         x = torch.where(active.any(-1, True), x, x.new_zeros(()))
     c = _coefficients(terms, x)
     gain = None
     if terms.keeping:
         c, gain = _keeping(terms, x, c)
-    if terms.rules.which is not None or terms.gates is not None:
+    if active is not None and (terms.rules.which is not None or terms.gates is not None):
         c = torch.where(active, c, x.new_zeros(()))
         gain = gain if gain is None else torch.where(active, gain, x.new_zeros(()))
     if gain is not None:
@@ -260,10 +230,13 @@ def _coefficients(
     terms: Terms, x: Float[Tensor, "row pos d_model"]
 ) -> Float[Tensor, "row pos term"]:
     """c of each term at each token, as far as it needs no norm of h."""
-    if terms.kinds <= {Opcode.CONSTANT, Opcode.KEEP_NORM}:
+    if terms.kinds <= NO_READ:
         return terms.bias
     # What is affine in h is folded into the read: one product gives c, or p for the others.
-    c = p = x @ terms.read.mT + terms.bias
+    shared = terms.read.ndim == 2
+    c = p = linear(x, terms.read, terms.bias) if shared else x @ terms.read.mT + terms.bias
+    if terms.kinds == AFFINE:
+        return c
     for opcode, rule in RULES.items():
         if opcode in terms.kinds:
             made = rule(terms, p)
@@ -322,5 +295,8 @@ RULES: dict[Opcode, Callable[[Terms, Tensor], Tensor]] = {
     Opcode.TURN: _turn,
 }
 """Opcodes whose coefficient is more than an affine function of the read."""
+AFFINE = frozenset({Opcode.AFFINE})
+NO_READ = frozenset({Opcode.CONSTANT, Opcode.KEEP_NORM})
+"""Opcodes whose coefficient is the bias, as far as it needs no norm."""
 ROOTS = frozenset({Opcode.TURN, Opcode.KEEP_NORM})
 """Opcodes that take a square root."""

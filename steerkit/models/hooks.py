@@ -163,7 +163,7 @@ def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
     for module in _modules(network):
         if module.training:
             training.append(module)
-        if getattr(module, "_compiled_call_impl", None) is not None:
+        if module._compiled_call_impl is not None:
             refuse_compiled(network)
     with torch.set_grad_enabled(grad):
         for module in training:
@@ -175,13 +175,13 @@ def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
                 module.training = True
 
 
-def _modules(network: nn.Module) -> Iterator[nn.Module]:
+def _modules(network: nn.Module) -> list[nn.Module]:
     """Every module, shared ones as often as they occur: `modules()` is slow for every call."""
-    stack = [network]
-    while stack:
-        module = stack.pop()
-        yield module
-        stack.extend(child for child in module._modules.values() if child is not None)
+    found = [network]
+    for module in found:
+        if module._modules:
+            found.extend(child for child in module._modules.values() if child is not None)
+    return found
 
 
 def refuse_compiled(network: nn.Module) -> None:

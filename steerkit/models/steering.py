@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from steerkit.batch import Batch, RequestState
 from steerkit.errors import HookError
-from steerkit.kernels.reference import apply, pack
+from steerkit.kernels.place import Place
+from steerkit.kernels.reference import PackedSite, pack, steer
 from steerkit.models.hooks import Visit
 from steerkit.program import Program, ProgramTable
 from steerkit.protocols import Pool
@@ -34,35 +36,36 @@ class Session:
     """What was decided about the requests of this call."""
     averages: bool = False
     """Whether some condition is about the whole prompt, which then has to be seen."""
-    _now: dict[torch.device, dict[str, Tensor]] = field(default_factory=dict)
+    _places: dict[torch.device, Place] = field(default_factory=dict)
+    """Where the columns of this pass stand, on each device that asked."""
 
-    def begin(self, state: RequestState, length: int) -> None:
-        """Begin a pass over the next `length` columns of the requests."""
+    def begin(
+        self, state: RequestState, length: int, *, seen: int = 0, padded: bool | None = None
+    ) -> None:
+        """Begin a pass over the `length` columns that come `seen` columns after `state`.
+
+        `padded` says whether there may be padding among them; None if it is not known.
+        """
         home = state.position.device
+        if padded is None:
+            # Looking is free on a CPU; an accelerator would have to be waited for.
+            padded = home.type != "cpu" or bool((state.position + seen < 0).any())
+
+        def absolute() -> Tensor:
+            return state.advanced(seen).absolute(length)
+
         self.latches = state.latches
-        self._now = {
-            home: {
-                "absolute": state.absolute(length),
-                "prompt_len": state.prompt_len,
-                "row": state.row,
-            }
-        }
+        self._places = {home: Place(absolute, state.prompt_len, state.row, whole=not padded)}
 
     def steer(self, table: ProgramTable | None, slots: Sequence[int]) -> None:
         """Plan the programs of each row's slot; a site where none acts gets no hook."""
         self.slots = tuple(slots)
         if table is None:
             return
-        for site in table.sites:
-            programs = table.at(site)
-            if any(programs[slot] for slot in set(slots)):
-                self.visits[site] = self._steering(site, programs)
-                self.fired[site] = 0
-                self.averages |= any(
-                    latch.pooled == "mean_prompt"
-                    for slot in set(slots)
-                    for latch in programs[slot].latches
-                )
+        planned, self.averages = _planned(table, frozenset(slots))
+        for site, programs in planned:
+            self.visits[site] = self._steering(site, programs)
+            self.fired[site] = 0
 
     def capture(
         self,
@@ -121,32 +124,42 @@ class Session:
         Raises:
             HookError: naming the sites and how often their hooks fired.
         """
+        if all(n == passes for n in self.fired.values()):
+            return
         wrong = [f"{site} {n}" for site, n in sorted(self.fired.items()) if n != passes]
-        if wrong:
-            raise HookError(
-                f"in {passes} forward pass{'es' if passes > 1 else ''} each hook must fire "
-                f"{passes} time{'s' if passes > 1 else ''}, but they fired: {', '.join(wrong)}. "
-                "The network skips, repeats or bypasses these modules; if its modules were "
-                "replaced after `wrap`, wrap it again"
-            )
+        raise HookError(
+            f"in {passes} forward pass{'es' if passes > 1 else ''} each hook must fire "
+            f"{passes} time{'s' if passes > 1 else ''}, but they fired: {', '.join(wrong)}. "
+            "The network skips, repeats or bypasses these modules; if its modules were "
+            "replaced after `wrap`, wrap it again"
+        )
+
+    def _place(self, device: torch.device) -> Place:
+        """Where the columns of this pass stand, for streams on a device."""
+        if device not in self._places:
+            self._places[device] = next(iter(self._places.values())).to(device)
+        return self._places[device]
 
     def _steering(self, site: Site, programs: tuple[Program, ...]) -> Visit:
+        known: dict[tuple[torch.device, torch.dtype], PackedSite] = {}
+
         def visit(stream: Tensor) -> Tensor:
             self.fired[site] += 1
-            now = self._now.get(stream.device)
-            if now is None:
-                first = next(iter(self._now.values()))
-                now = {name: tensor.to(stream.device) for name, tensor in first.items()}
-                self._now[stream.device] = now
-            packed = pack(programs, stream.device, stream.dtype)
-            return apply(
-                packed,
-                stream,
-                absolute=now["absolute"],
-                prompt_len=now["prompt_len"],
-                row=now["row"],
-                slot=self.slots,
-                latches=self.latches,
-            )
+            device, dtype = kind = stream.device, stream.dtype
+            packed = known.get(kind)
+            if packed is None:
+                packed = known[kind] = pack(programs, device, dtype)
+            return steer(packed, stream, self._place(device), self.slots, self.latches)
 
         return visit
+
+
+@lru_cache(maxsize=256)
+def _planned(
+    table: ProgramTable, slots: frozenset[int]
+) -> tuple[tuple[tuple[Site, tuple[Program, ...]], ...], bool]:
+    """Sites where some of the slots act, each with its programs; and whether means decide."""
+    every = ((site, table.at(site)) for site in table.sites)
+    acting = tuple((site, at) for site, at in every if any(at[slot] for slot in slots))
+    latches = [latch for _, at in acting for slot in slots for latch in at[slot].latches]
+    return acting, any(latch.pooled == "mean_prompt" for latch in latches)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steerkit.batch import Batch, Positions, Tokenized
-from steerkit.kernels import reference
+from steerkit.kernels import place
 from steerkit.kernels.reference import apply, pack
 from steerkit.program import Gate, Group, Latch, Opcode, Program
 
@@ -121,7 +121,7 @@ def test_the_path_of_accelerators_gives_the_same(
         programs = [random_program(seed + i, groups=2, gated=True, latched=True) for i in range(2)]
         here = run(programs, h, batch, slots)
         with monkeypatch.context() as patch:
-            patch.setattr(reference, "_span", lambda touched: (0, touched.shape[1], False))
+            patch.setattr(place, "_span", lambda touched: (0, touched.shape[1], False))
             there = run(programs, h, batch, slots)
         torch.testing.assert_close(there, here, rtol=0, atol=1e-13, equal_nan=True)
 

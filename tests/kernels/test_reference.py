@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steerkit.batch import Batch, Positions, RequestState
 from steerkit.errors import InterventionError
-from steerkit.kernels import reference
+from steerkit.kernels import place, reference
 from steerkit.kernels.reference import apply, pack
 from steerkit.program import Group, Opcode, Program
 
@@ -201,7 +201,7 @@ def test_the_path_of_accelerators_gives_the_same_bits(
         programs = [random_program(seed + i, groups=1 + i) for i in range(2)]
         here = run(programs, h, batch, slots)
         with monkeypatch.context() as patch:
-            patch.setattr(reference, "_span", lambda touched: (0, touched.shape[1], False))
+            patch.setattr(place, "_span", lambda touched: (0, touched.shape[1], False))
             there = run(programs, h, batch, slots)
         torch.testing.assert_close(there, here, rtol=1e-6, atol=1e-6, equal_nan=True)
         untouched = bits(here) == bits(h)

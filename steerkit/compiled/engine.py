@@ -361,7 +361,7 @@ class Decoding:
         self._engine, self._n, self._left = engine, len(batch), room
         # A successor of the view keeps these slots.
         self._held = engine.slots.of(table)
-        self._table = table
+        self._view = table
         self._slots = [self._held[slot] for slot in slots]
         columns = engine.begin(batch, self._slots, "prompt", room)
         steered = engine.slots.steered(self._slots)
@@ -393,6 +393,10 @@ class Decoding:
         self._left -= 1
         self._out = engine.run_step("token", fill, engine.slots.steered(self._slots))
         return self.logits
+
+    def close(self) -> None:
+        """The batch is over; its view may go."""
+        self._left, self._view = 0, None
 
     def move(self, slots: Sequence[int]) -> None:
         """Point rows at other slots of the view from the next step on; 0 is unsteered.

@@ -183,9 +183,12 @@ class CompiledModel(LanguageModel):
         """
         chosen = self._slots(slots, len(batch))
         with self.engine.turn():
-            yield Decoding(
-                self.engine, batch_on(batch, self.engine.device), self.table, chosen, room
-            )
+            given = batch_on(batch, self.engine.device)
+            steps = Decoding(self.engine, given, self.table, chosen, room)
+            try:
+                yield steps
+            finally:
+                steps.close()
 
     def compile(self, *args: Any, **kwargs: Any) -> "CompiledModel":
         """Refused: it is compiled."""

@@ -1,6 +1,6 @@
 """One step of a network over a static cache, compiled whole, and how often that was done."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -42,7 +42,13 @@ class Compiler:
         own = FunctionType(
             step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__
         )
-        compiled = torch.compile(own, fullgraph=True, dynamic=False, backend=self._backend)
+        compiled = torch.compile(
+            own,
+            fullgraph=True,
+            dynamic=False,
+            backend=self._backend,
+            options={"guard_filter_fn": _tensors_only},
+        )
 
         def run() -> Tensor:
             try:
@@ -54,6 +60,17 @@ class Compiler:
                 ) from error
 
         return run
+
+
+def _tensors_only(guards: Sequence[Any]) -> list[bool]:
+    """What may cause a graph to be made anew: tensors of other kinds, and nothing else.
+
+    The modules and the cache belong to the step and do not change. Guards on the rest are
+    about the world: with them, a model of another class that somebody makes elsewhere changes
+    a registry of the transformers library, and every graph is made again. Whether the network
+    still has the same weights is looked at before each batch.
+    """
+    return [guard.guard_type == "TENSOR_MATCH" for guard in guards]
 
 
 def make_step(

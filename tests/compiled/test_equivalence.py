@@ -1,4 +1,4 @@
-"""The compiled path gives what the eager path gives: every operator, family, rule, cached or not."""
+"""What the eager path gives: every operator, family, stream and rule, cached or not."""
 
 from typing import Any
 
@@ -116,9 +116,9 @@ def test_conditions_and_orders(
 @pytest.mark.parametrize("layer", [0, 1])
 @pytest.mark.parametrize("stream", ["resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"])
 def test_every_stream(
-    pair: Any, batch: Any, relative: Any, direction: Any, stream: Any, layer: int
+    full_pair: Any, batch: Any, relative: Any, direction: Any, stream: Any, layer: int
 ) -> None:
-    eager, compiled = pair
+    eager, compiled = full_pair
     d = direction(eager, layer, stream)
     given = [sk.Ablate(d), sk.Add(direction(eager, layer, stream, seed=3), 1.5, "prompt")]
     wanted = eager.with_(*given).run(batch).logits

@@ -54,34 +54,34 @@ def apply(
     Raises:
         InterventionError: a slot outside the table, or a stream of another width.
     """
-    place = Place(lambda: absolute, prompt_len, row)
-    return steer(packed, h, place, _host(slot), {} if latches is None else latches)
+    plan = plan_of(packed, _host(slot))
+    return steer(
+        plan, h, Place(lambda: absolute, prompt_len, row), {} if latches is None else latches
+    )
 
 
 def steer(
-    packed: PackedSite,
+    plan: Plan,
     h: Float[Tensor, "batch pos d_model"],
     place: Place,
-    slots: tuple[int, ...],
     latches: MutableMapping[str, Tensor],
 ) -> Float[Tensor, "batch pos d_model"]:
-    """`apply`, with what the sites of one pass share: where its columns stand."""
-    plan = plan_of(packed, slots)
+    """`apply`, with what passes share (their plan) and what sites do (where columns stand)."""
     for latch, rows in plan.deciders:
-        decide(latch, rows, h, place.absolute, place.prompt_len, latches, packed.dtype)
+        decide(latch, rows, h, place.absolute, place.prompt_len, latches, plan.dtype)
     if not plan.groups:
         return h
-    if h.ndim != 3 or h.shape[2] != packed.d_model or len(slots) != h.shape[0]:
+    shape, live = h.shape, plan.live
+    if len(shape) != 3 or shape[0] != plan.rows or shape[2] != plan.d_model:
         raise InterventionError(
-            f"a program of width {packed.d_model} over {len(slots)} rows cannot run on a stream "
-            f"of shape {tuple(h.shape)}, expected [batch pos d_model]; was the direction taken "
+            f"a program of width {plan.d_model} over {plan.rows} rows cannot run on a stream "
+            f"of shape {tuple(shape)}, expected [batch pos d_model]; was the direction taken "
             "on this model?"
         )
-    live = plan.live
     if live is None:
         return _run(plan, h, place, latches)
     part = h.index_select(0, live)
-    held = {name: r.to(h.device)[live] for name, r in latches.items()} if packed.gated else {}
+    held = {name: r.to(h.device)[live] for name, r in latches.items()} if plan.gated else {}
     steered = _run(plan, part, place.some(live), held)
     return h if steered is part else h.index_copy(0, live, steered)
 
@@ -110,7 +110,7 @@ def _run(
     if plan.everywhere and place.whole:
         for terms in groups:
             x = _steer(terms, x, None)
-        return _as(x, h.dtype)
+        return x if x.dtype == h.dtype else x.to(h.dtype)
     look = h.device.type == "cpu"
     if plan.gated:
         chosen = selection([_allowed(terms, place, latches) for terms in groups], look=look)
@@ -133,7 +133,7 @@ def _run(
             x = _chosen(here.any(-1), steered, x) if active[1:] else steered
     if x is part:
         return h
-    x = _as(x, h.dtype)
+    x = x.to(h.dtype)
     if not full:
         x = _chosen(touched, x, part)
     return x if part is h else h.slice_scatter(x, 1, first, end)
@@ -188,11 +188,6 @@ def _chosen(
     return steered.index_put_((row, column), h[row, column])
 
 
-def _as(x: Float[Tensor, "*any"], dtype: torch.dtype) -> Float[Tensor, "*any"]:
-    # Asking first is several times cheaper than a conversion that does nothing.
-    return x if x.dtype == dtype else x.to(dtype)
-
-
 def _steer(
     terms: Terms,
     h: Float[Tensor, "row pos d_model"],
@@ -203,7 +198,8 @@ def _steer(
     c and g are 0 for terms that are inactive where others act (None: all act everywhere);
     tokens where none acts are left to the caller to put back.
     """
-    x = _as(h, terms.read.dtype)
+    # Asking first is several times cheaper than a conversion that does nothing.
+    x = h if h.dtype == terms.read.dtype else h.to(terms.read.dtype)
     if terms.shift is not None:
         return x + terms.shift
     if active is not None and x.requires_grad and terms.kinds & ROOTS:

@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from steerkit.errors import HookError
-from steerkit.kernels.reference import PackedSite, apply, pack
+from steerkit.kernels.reference import pack, steer
 from steerkit.models.hooks import Visit
 from steerkit.models.steering import Session
 from steerkit.program import Program, ProgramTable
+from steerkit.serving.cohort import Cohort, PassPlace
 from steerkit.site import Site
 
 
@@ -37,8 +38,8 @@ class Part:
     requests: Int[Tensor, "row"]
     """Number of each row's request."""
     slots: tuple[int, ...]
-    absolute: Int[Tensor, "row pos"]
-    prompt_len: Int[Tensor, "row"]
+    place: PassPlace
+    """Where their tokens stand in their requests."""
     places: Int[Tensor, "row pos"] | None
     """Where in the packed stream each token stands (anywhere, for padding); None where the
     rows are the whole stream, in order."""
@@ -50,7 +51,7 @@ class Part:
     def rows(self, stream: Float[Tensor, "one token d_model"]) -> Float[Tensor, "row pos d_model"]:
         """The rows of this part, out of the packed stream."""
         if self.places is None:
-            return stream.view(*self.absolute.shape, -1)
+            return stream.view(*self.place.absolute.shape, -1)
         return stream[0][self.places]
 
     def put(
@@ -60,7 +61,7 @@ class Part:
     ) -> None:
         """Write the real tokens of the rows back into the stream, in place."""
         assert self.places is not None
-        real = self.absolute >= 0
+        real = self.place.absolute >= 0
         stream[0, self.places[real]] = rows[real]
 
 
@@ -132,40 +133,42 @@ class PackedSession(Session):
             # Padding repeats the row's first token; no term acts there, and it is not put back.
             places = (column(firsts)[:, None] + steps).where(~padding, column(firsts)[:, None])
         requests = column(numbers)
+        place = PassPlace(
+            lambda: absolute,
+            column([self.prompt_len[number] for number in numbers]),
+            requests,
+            whole=len({stretch.length for stretch in stretches}) == 1,
+        )
         loaded = {name: held[requests] for name, held in self.latches.items()}
         return Part(
             requests=requests,
             slots=tuple(self.slots[number] for number in numbers),
-            absolute=absolute,
-            prompt_len=column([self.prompt_len[number] for number in numbers]),
+            place=place,
             places=places,
             registers=dict(loaded),
             loaded=loaded,
         )
 
     def _steering(self, site: Site, programs: tuple[Program, ...]) -> Visit:
+        cohorts: dict[tuple[torch.device, torch.dtype], Cohort] = {}
+
         def visit(stream: Tensor) -> Tensor:
-            self.fired[site] += 1
+            self.counts[site][0] += 1
             if stream.ndim != 3 or stream.shape[:2] != (1, self._tokens):
                 raise HookError(
                     f"{site} has shape {tuple(stream.shape)} in a pass over {self._tokens} packed "
                     f"tokens, expected [1 {self._tokens} d_model]"
                 )
-            packed = pack(programs, stream.device, stream.dtype)
-            out = stream
+            kind = stream.device, stream.dtype
+            if kind not in cohorts:
+                cohorts[kind] = Cohort(pack(programs, *kind), self.slots)
+            cohort, out = cohorts[kind], stream
             for part in self._parts:
-                if not _concerns(packed, part.slots):
+                plan = cohort.plan(part.slots)
+                if not plan.groups and not plan.deciders:
                     continue
                 rows = part.rows(stream)
-                steered = apply(
-                    packed,
-                    rows,
-                    absolute=part.absolute,
-                    prompt_len=part.prompt_len,
-                    row=part.requests,
-                    slot=part.slots,
-                    latches=part.registers,
-                )
+                steered = steer(cohort.packed, rows, part.place, part.slots, part.registers, plan)
                 if steered is rows:
                     continue
                 if part.places is None:
@@ -176,10 +179,3 @@ class PackedSession(Session):
             return out
 
         return visit
-
-
-def _concerns(packed: PackedSite, slots: tuple[int, ...]) -> bool:
-    """Whether some row acts, or decides something, at this site."""
-    return any(
-        packed.slots[slot] or (packed.latches and packed.latches[slot]) for slot in set(slots)
-    )

@@ -29,7 +29,7 @@ class Cohort:
     """What the rows of a pass do at one site, picked from what all requests of a call do."""
 
     def __init__(self, packed: PackedSite, slots: Sequence[int]) -> None:
-        self.packed = packed
+        self._packed = packed
         live = sorted({slot for slot in slots if packed.slots[slot]})
         self._row = {slot: i for i, slot in enumerate(live)}
         self._groups = packed.terms(tuple(live)) if len(live) > 1 else ()
@@ -47,7 +47,7 @@ class Cohort:
         if found is None:
             rows = tuple(self._row[slot] for slot in slots if slot in self._row)
             one = len(set(rows)) < 2
-            found = plan_of(self.packed, slots) if one else self._picked(slots, rows)
+            found = plan_of(self._packed, slots) if one else self._picked(slots, rows)
             self._recent[slots] = found
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
@@ -56,7 +56,7 @@ class Cohort:
         return found
 
     def _picked(self, slots: tuple[int, ...], rows: tuple[int, ...]) -> Plan:
-        device = self.packed.device
+        device = self._packed.device
         index = _column(rows, device)
         groups = []
         for terms, which in zip(self._groups, self._which, strict=True):
@@ -74,11 +74,14 @@ class Cohort:
         rules = {rule for terms in groups for rule in terms.rules.distinct}
         one = len(rules) == 1 and all(terms.rules.which is None for terms in groups)
         shared = next(iter(rules)) if one else None
-        gated = self.packed.gated
+        gated = self._packed.gated
         return Plan(
+            rows=len(slots),
+            d_model=self._packed.d_model,
+            dtype=self._packed.dtype,
             groups=tuple(groups),
             live=None if len(live) == len(slots) else _column(live, device),
-            deciders=_deciders(self.packed, slots),
+            deciders=_deciders(self._packed, slots),
             gated=gated,
             shared=shared,
             everywhere=shared is not None and shared.rule == "all" and not gated,

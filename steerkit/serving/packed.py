@@ -168,7 +168,7 @@ class PackedSession(Session):
                 if not plan.groups and not plan.deciders:
                     continue
                 rows = part.rows(stream)
-                steered = steer(cohort.packed, rows, part.place, part.slots, part.registers, plan)
+                steered = steer(plan, rows, part.place, part.registers)
                 if steered is rows:
                     continue
                 if part.places is None:

@@ -9,6 +9,7 @@ import torch
 import steerkit as sk
 from steerkit.interventions import AddKeepingNorm, InOrder, Rotate, When
 from steerkit.kernels.place import Place
+from steerkit.kernels.plan import plan_of
 from steerkit.kernels.reference import pack, steer
 from steerkit.serving.cohort import Cohort, PassPlace
 from steerkit.site import Site
@@ -38,14 +39,14 @@ def view(llama, direction) -> Any:
     )
 
 
-def run(packed: Any, stream: torch.Tensor, slots: tuple[int, ...], kind: Any, plan: Any) -> Any:
+def run(plan: Any, stream: torch.Tensor, kind: Any) -> Any:
     n, width = stream.shape[:2]
     absolute = torch.arange(width).expand(n, width) + torch.arange(n)[:, None]
     lengths = torch.tensor([3 + i % 4 for i in range(n)])
     # Only the first two prompts have a row in the mask.
     place = kind(lambda: absolute, lengths, torch.arange(n) % 2)
     latches = {name: torch.ones(n, dtype=torch.int8) for name in LATCHES}
-    return steer(packed, stream, place, slots, latches, plan), latches
+    return steer(plan, stream, place, latches), latches
 
 
 LATCHES: list[str] = []
@@ -74,8 +75,8 @@ def test_picked_rows_equal_rows_put_together(request, name, site):
     pairs = itertools.combinations(every, 2)
     for slots in [*drawn, *pairs, (0, 3), (3, 3), (1, 1), every, drawn[1], drawn[3]]:
         stream = torch.randn(len(slots), 7, 32, generator=generator, dtype=torch.float64)
-        want, decided = run(packed, stream, slots, Place, None)
-        found, registers = run(packed, stream, slots, PassPlace, cohort.plan(slots))
+        want, decided = run(plan_of(packed, slots), stream, Place)
+        found, registers = run(cohort.plan(slots), stream, PassPlace)
         torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
         assert all(torch.equal(registers[name], decided[name]) for name in decided)
 
@@ -87,5 +88,5 @@ def test_a_mask_is_not_asked_about_requests_of_other_slots(view, llama, directio
     place = PassPlace(
         lambda: torch.zeros(3, 1, dtype=torch.long), torch.full((3,), 4), torch.tensor([7, 8, 1])
     )
-    steer(packed, stream, place, (1, 2, 6), {}, cohort.plan((1, 2, 6)))
-    steer(packed, stream[:2], place.some(torch.tensor([0, 1])), (1, 2), {}, cohort.plan((1, 2)))
+    steer(cohort.plan((1, 2, 6)), stream, place, {})
+    steer(cohort.plan((1, 2)), stream[:2], place.some(torch.tensor([0, 1])), {})

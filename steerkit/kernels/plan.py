@@ -17,6 +17,11 @@ from steerkit.program import Latch
 class Plan:
     """What rows at certain slots do at one site, found out once for all passes."""
 
+    rows: int
+    d_model: int | None
+    """Of the stream that the programs were made for; None where all are empty."""
+    dtype: torch.dtype
+    """What coefficients are computed in."""
     groups: tuple[Terms, ...]
     """What the live rows run, in order; none where no row runs anything."""
     live: Int[Tensor, "live"] | None
@@ -48,6 +53,9 @@ def plan_of(packed: PackedSite, slots: tuple[int, ...]) -> Plan:
     # A tensor made under inference_mode could never be saved for a later backward pass.
     with torch.inference_mode(False):
         return Plan(
+            rows=len(slots),
+            d_model=packed.d_model,
+            dtype=packed.dtype,
             groups=groups,
             live=None if len(live) == len(slots) else torch.tensor(live, device=packed.device),
             deciders=tuple(_deciders(packed, slots)) if packed.latches else (),

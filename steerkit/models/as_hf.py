@@ -128,8 +128,9 @@ class Follower:
             row=torch.arange(rows, device=device),
             latches=self._latches,
         )
-        self._before = dict(self._session.fired)
-        self._session.slots = (1,) * rows
+        self._before = self._session.fired
+        if len(self._session.slots) != rows:
+            self._session.slots = (1,) * rows
         self._session.begin(state, length)
 
     def on_end(self, module: nn.Module, args: Any, output: Any) -> None:

@@ -108,16 +108,18 @@ def carried(backbone: nn.Module, session: Session, start: RequestState) -> Itera
     recompute what they cached when a text outgrows their first range); what was decided about
     the prompts stays decided.
     """
-    passes = seen = 0
     if not session.visits:
         yield
         return
+    passes = seen = 0
     # Only the left of a row is padding: past its longest, no column holds any. Read once.
     padding = -int(start.position.min())
 
     def on_start(module: nn.Module, args: Any, kwargs: Any) -> None:
-        nonlocal seen
+        nonlocal passes, seen
         if session.awake():
+            session.check(passes)
+            passes += 1
             given = arguments(module, args, kwargs)
             cache = given.get("past_key_values")
             if cache is None or not cache.get_seq_length():
@@ -126,25 +128,19 @@ def carried(backbone: nn.Module, session: Session, start: RequestState) -> Itera
             session.begin(start, length, seen=seen, padded=seen < padding)
             seen += length
 
-    def on_end(module: nn.Module, args: Any, output: Any) -> None:
-        nonlocal passes
-        if session.awake():
-            passes += 1
-            session.check(passes)
-
     with removed_after() as handles:
         handles.append(backbone.register_forward_pre_hook(on_start, prepend=True, with_kwargs=True))
-        handles.append(backbone.register_forward_hook(on_end, prepend=True))
         yield
+        session.check(passes)
 
 
 def arguments(
     backbone: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+) -> Mapping[str, Any]:
     """What a pass through a backbone is given, by name."""
     if not args:
         # As `generate` calls it at every step; looking up a signature takes longer than a hook.
-        return dict(kwargs)
+        return kwargs
     bound = inspect.signature(backbone.forward).bind_partial(*args, **kwargs).arguments
     return {**bound, **kwargs}
 

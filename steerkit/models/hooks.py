@@ -80,19 +80,58 @@ def attached(blocks: Sequence[Block], visits: Mapping[Site, Visit]) -> Iterator[
 
 def _attach(block: Block, visits: Mapping[Stream, Visit]) -> list[Any]:
     handles: list[Any] = []
-    kept: dict[str, Tensor] = {}
-    pre, mid = visits.get("resid_pre"), visits.get("resid_mid")
-    attn, mlp, post = visits.get("attn_out"), visits.get("mlp_out"), visits.get("resid_post")
+    pre, post, mlp = (visits.get(name) for name in ("resid_pre", "resid_post", "mlp_out"))
+    attn, mid = visits.get("attn_out"), visits.get("resid_mid")
+    if pre is not None:
+        handles.append(
+            block.module.register_forward_pre_hook(_on_input(pre), prepend=True, with_kwargs=True)
+        )
+    if attn is not None or mid is not None:
+        handles.extend(_attach_attention(block, attn, mid))
+    if mlp is not None:
+        assert block.mlp is not None
+        handles.append(block.mlp.register_forward_hook(_on_mlp(block, mlp), prepend=True))
+    if post is not None:
+        handles.append(block.module.register_forward_hook(_on_output(post), prepend=True))
+    return handles
 
+
+def _on_input(visit: Visit) -> Callable[..., Any]:
     def on_input(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        assert pre is not None
         stream = incoming(args, kwargs)
-        changed = pre(stream)
+        changed = visit(stream)
         if changed is stream:
             return None
         if args:
             return (changed, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": changed}
+
+    return on_input
+
+
+def _on_output(visit: Visit) -> Callable[..., Any]:
+    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+        stream = output if isinstance(output, Tensor) else outgoing(output)
+        changed = visit(stream)
+        if changed is stream:
+            return None
+        return changed if stream is output else with_outgoing(output, changed)
+
+    return on_output
+
+
+def _on_mlp(block: Block, visit: Visit) -> Callable[..., Any]:
+    def on_mlp(module: nn.Module, args: Any, output: Any) -> Any:
+        out = outgoing(output)
+        given = out if block.scale == 1.0 else out * block.scale
+        return _contributed(block, output, given, visit(given))
+
+    return on_mlp
+
+
+def _attach_attention(block: Block, attn: Visit | None, mid: Visit | None) -> list[Any]:
+    """Hooks at what attention adds, and at the stream that it makes of the block's input."""
+    kept: dict[str, Tensor] = {}
 
     def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:
         kept["resid_pre"] = incoming(args, kwargs)
@@ -114,42 +153,23 @@ def _attach(block: Block, visits: Mapping[Stream, Visit]) -> list[Any]:
                 contribution = torch.where(
                     moved == stream, contribution, contribution + (moved - stream)
                 )
-        return _replaced(output, given, contribution)
+        return _contributed(block, output, given, contribution)
 
-    def _replaced(output: Any, given: Tensor, changed: Tensor) -> Any:
-        if changed is given:
-            return None
-        if block.scale != 1.0:
-            changed = torch.where(changed == given, outgoing(output), changed / block.scale)
-        return with_outgoing(output, changed)
-
-    def on_mlp(module: nn.Module, args: Any, output: Any) -> Any:
-        assert mlp is not None
-        out = outgoing(output)
-        given = out if block.scale == 1.0 else out * block.scale
-        return _replaced(output, given, mlp(given))
-
-    def on_output(module: nn.Module, args: Any, output: Any) -> Any:
-        assert post is not None
-        stream = outgoing(output)
-        changed = post(stream)
-        return None if changed is stream else with_outgoing(output, changed)
-
-    if pre is not None:
-        handles.append(
-            block.module.register_forward_pre_hook(on_input, prepend=True, with_kwargs=True)
-        )
+    handles: list[Any] = []
     if mid is not None:
         handles.append(block.module.register_forward_pre_hook(keep_input, with_kwargs=True))
-    if attn is not None or mid is not None:
-        assert block.attn is not None
-        handles.append(block.attn.register_forward_hook(on_attention, prepend=True))
-    if mlp is not None:
-        assert block.mlp is not None
-        handles.append(block.mlp.register_forward_hook(on_mlp, prepend=True))
-    if post is not None:
-        handles.append(block.module.register_forward_hook(on_output, prepend=True))
+    assert block.attn is not None
+    handles.append(block.attn.register_forward_hook(on_attention, prepend=True))
     return handles
+
+
+def _contributed(block: Block, output: Any, given: Tensor, changed: Tensor) -> Any:
+    """A module's output with its contribution changed; None where it was not."""
+    if changed is given:
+        return None
+    if block.scale != 1.0:
+        changed = torch.where(changed == given, outgoing(output), changed / block.scale)
+    return with_outgoing(output, changed)
 
 
 @contextmanager
@@ -159,12 +179,10 @@ def undisturbed(network: nn.Module, *, grad: bool = False) -> Iterator[None]:
     Raises:
         ModelError: a network compiled in place, whose hooks might be ignored.
     """
-    training = []
-    for module in _modules(network):
-        if module.training:
-            training.append(module)
-        if module._compiled_call_impl is not None:
-            refuse_compiled(network)
+    modules = _modules(network)
+    if any([module._compiled_call_impl is not None for module in modules]):
+        refuse_compiled(network)
+    training = [module for module in modules if module.training]
     with torch.set_grad_enabled(grad):
         for module in training:
             module.training = False
@@ -179,8 +197,9 @@ def _modules(network: nn.Module) -> list[nn.Module]:
     """Every module, shared ones as often as they occur: `modules()` is slow for every call."""
     found = [network]
     for module in found:
-        if module._modules:
-            found.extend(child for child in module._modules.values() if child is not None)
+        children = module._modules
+        if children:
+            found += [child for child in children.values() if child is not None]
     return found
 
 

@@ -133,7 +133,7 @@ class HuggingFaceEngine:
             "use_cache": False,
             "return_dict": True,
         }
-        keep = {"last": 1, "answer": batch.answer_width + 1}.get(logits, 0)
+        keep = batch.answer_width + 1 if logits == "answer" else int(logits == "last")
         if keep:
             inputs["logits_to_keep"] = keep
         out = self.network(**self._accepted(inputs)).logits

@@ -10,11 +10,14 @@ from torch import Tensor
 from steerkit.batch import Batch, RequestState
 from steerkit.errors import HookError
 from steerkit.kernels.place import Place
-from steerkit.kernels.reference import PackedSite, pack, steer
+from steerkit.kernels.plan import Plan, plan_of
+from steerkit.kernels.reference import pack, steer
 from steerkit.models.hooks import Visit
 from steerkit.program import Program, ProgramTable
 from steerkit.protocols import Pool
 from steerkit.site import Site
+
+Slots = tuple[int, ...]
 
 
 class Stop(Exception):
@@ -27,7 +30,8 @@ class Session:
 
     visits: dict[Site, Visit] = field(default_factory=dict)
     streams: dict[Site, Tensor] = field(default_factory=dict)
-    fired: dict[Site, int] = field(default_factory=dict)
+    counts: dict[Site, list[int]] = field(default_factory=dict)
+    """How often each hook fired, in a list of one: a visit need not look its site up."""
     awake: Callable[[], bool] = lambda: True
     """Whether this call's turn is on; its hooks are dormant while a nested call runs."""
     slots: tuple[int, ...] = ()
@@ -39,6 +43,15 @@ class Session:
     _places: dict[torch.device, Place] = field(default_factory=dict)
     """Where the columns of this pass stand, on each device that asked."""
 
+    def begin_whole(self, batch: Batch) -> None:
+        """Begin the only pass over whole texts."""
+        mask = batch.mask
+        # Looking is free on a CPU; an accelerator would have to be waited for.
+        whole = mask.device.type == "cpu" and bool(mask.all())
+        self.latches = {}
+        place = Place(lambda: batch.absolute, batch.prompt_len, batch.rows, whole=whole)
+        self._places = {mask.device: place}
+
     def begin(
         self, state: RequestState, length: int, *, seen: int = 0, padded: bool | None = None
     ) -> None:
@@ -48,7 +61,6 @@ class Session:
         """
         home = state.position.device
         if padded is None:
-            # Looking is free on a CPU; an accelerator would have to be waited for.
             padded = home.type != "cpu" or bool((state.position + seen < 0).any())
 
         def absolute() -> Tensor:
@@ -64,8 +76,13 @@ class Session:
             return
         planned, self.averages = _planned(table, frozenset(slots))
         for site, programs in planned:
+            self.counts[site] = [0]
             self.visits[site] = self._steering(site, programs)
-            self.fired[site] = 0
+
+    @property
+    def fired(self) -> dict[Site, int]:
+        """How often each hook fired."""
+        return {site: count for site, (count,) in self.counts.items()}
 
     def capture(
         self,
@@ -81,10 +98,12 @@ class Session:
         if stop and sites:
             deepest = max(sites)
             self.visits = {s: visit for s, visit in self.visits.items() if s <= deepest}
-            self.fired = {s: 0 for s in self.visits}
+            self.counts = {s: self.counts[s] for s in self.visits}
         waiting = set(sites)
 
         def keeping(site: Site, steer: Visit | None) -> Visit:
+            count = self.counts.setdefault(site, [0])
+
             def visit(stream: Tensor) -> Tensor:
                 after = stream if steer is None else steer(stream)
                 seen = stream if before else after
@@ -97,7 +116,7 @@ class Session:
                         kept = kept.clone()
                 self.streams[site] = kept
                 if steer is None:
-                    self.fired[site] += 1
+                    count[0] += 1
                 waiting.discard(site)
                 if stop and not waiting:
                     raise Stop
@@ -107,7 +126,6 @@ class Session:
 
         for site in sites:
             self.visits[site] = keeping(site, self.visits.get(site))
-            self.fired[site] = 0
 
     @property
     def guarded(self) -> dict[Site, Visit]:
@@ -124,7 +142,7 @@ class Session:
         Raises:
             HookError: naming the sites and how often their hooks fired.
         """
-        if all(n == passes for n in self.fired.values()):
+        if all([count == passes for (count,) in self.counts.values()]):
             return
         wrong = [f"{site} {n}" for site, n in sorted(self.fired.items()) if n != passes]
         raise HookError(
@@ -134,22 +152,23 @@ class Session:
             "replaced after `wrap`, wrap it again"
         )
 
-    def _place(self, device: torch.device) -> Place:
-        """Where the columns of this pass stand, for streams on a device."""
-        if device not in self._places:
-            self._places[device] = next(iter(self._places.values())).to(device)
-        return self._places[device]
+    def _moved(self, device: torch.device) -> Place:
+        """Where the columns of this pass stand, for streams on another device."""
+        place = self._places[device] = next(iter(self._places.values())).to(device)
+        return place
 
     def _steering(self, site: Site, programs: tuple[Program, ...]) -> Visit:
-        known: dict[tuple[torch.device, torch.dtype], PackedSite] = {}
+        count = self.counts[site]
+        known: dict[tuple[torch.device, torch.dtype], tuple[Slots, Plan]] = {}
 
         def visit(stream: Tensor) -> Tensor:
-            self.fired[site] += 1
-            device, dtype = kind = stream.device, stream.dtype
-            packed = known.get(kind)
-            if packed is None:
-                packed = known[kind] = pack(programs, device, dtype)
-            return steer(packed, stream, self._place(device), self.slots, self.latches)
+            count[0] += 1
+            kind, slots = (stream.device, stream.dtype), self.slots
+            found = known.get(kind)
+            if found is None or found[0] is not slots:
+                found = known[kind] = slots, plan_of(pack(programs, *kind), slots)
+            place = self._places.get(kind[0]) or self._moved(kind[0])
+            return steer(found[1], stream, place, self.latches)
 
         return visit
 

@@ -118,7 +118,7 @@ class LanguageModel:
         if stop and not sites:
             return Run(None, {}, {})
         session.capture(sites, batch, pool=pool, before=before, grad=grad, stop=stop)
-        session.begin(batch.state(slots), batch.width)
+        session.begin_whole(batch)
         out: Tensor | None = None
         with self.engine.turns.taken() as session.awake, self.engine.undisturbed(grad=grad):
             try:

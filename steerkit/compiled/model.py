@@ -9,7 +9,8 @@ from torch import Tensor
 
 from steerkit.batch import Batch
 from steerkit.compiled.capacity import Capacity
-from steerkit.compiled.engine import CompiledEngine, Decoding, Receipt
+from steerkit.compiled.decoding import Decoding
+from steerkit.compiled.engine import CompiledEngine, Receipt
 from steerkit.compiled.refusals import check_engine, check_path
 from steerkit.errors import InterventionError
 from steerkit.models.view import LanguageModel, batch_on, check_site

@@ -121,7 +121,7 @@ def test_only_slot_0_runs_the_untouched_graph(
 
 
 def test_slot_0_rows_keep_their_bits_beside_steered_and_broken_ones(
-    compiled_llama: Any, llama: Any, batch: Any, direction: Any
+    compiled_llama: Any, llama: Any, network_of: Any, batch: Any, direction: Any
 ) -> None:
     engine = compiled_llama.engine
     view = compiled_llama.with_rows(
@@ -140,6 +140,15 @@ def test_slot_0_rows_keep_their_bits_beside_steered_and_broken_ones(
         found = steered_graph(slots)
         for row, slot in enumerate(slots):
             assert torch.equal(found[row], zero[row]) == (slot == 0)
+    # As close to the truth as the untouched graph is.
+    truth = sk.wrap(network_of("llama").double(), name="tiny").run(batch).logits
+    untouched, real = compiled_llama.run(batch).logits, batch.mask
+    assert untouched is not None and truth is not None
+    errors = [
+        float((out[:, -batch.width :][real].double() - truth[real]).norm())
+        for out in (zero[: len(batch)], untouched)
+    ]
+    assert errors[0] <= 1.1 * errors[1]
     # An overflow of one batch leaves nothing for the next.
     torch.testing.assert_close(steered_graph([0, 0, 0]), zero, rtol=0, atol=0)
 

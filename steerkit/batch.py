@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -74,18 +75,27 @@ class Batch:
         """Columns, padding included."""
         return self.tokens.shape[1]
 
-    @property
+    # Kept: one batch often runs under many views, and these cost more than a hook.
+    @cached_property
     def absolute(self) -> Int[Tensor, "batch pos"]:
-        """Position of each token in its own row, from 0; -1 on padding."""
-        return (self.mask.long().cumsum(1) - 1).masked_fill(~self.mask, -1)
+        """Position of each token in its own row, from 0; -1 on padding. Not to be written to."""
+        # A tensor made under inference_mode could never be saved for a later backward pass.
+        with torch.inference_mode(False):
+            return (self.mask.long().cumsum(1) - 1).masked_fill(~self.mask, -1)
 
-    @property
+    @cached_property
     def position_ids(self) -> Int[Tensor, "batch pos"]:
-        """What the model is given: absolute positions, with 0 on padding.
+        """What the model is given: absolute positions, with 0 on padding. Not to be written to.
 
         Always passed: learned position embeddings without them are wrong under padding.
         """
-        return self.absolute.clamp(min=0)
+        with torch.inference_mode(False):
+            return self.absolute.clamp(min=0)
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether there is padding (an accelerator is waited for, once)."""
+        return not bool(self.mask.all())
 
     @property
     def answer_mask(self) -> Bool[Tensor, "batch pos"]:

@@ -80,19 +80,20 @@ def attached(blocks: Sequence[Block], visits: Mapping[Site, Visit]) -> Iterator[
 
 def _attach(block: Block, visits: Mapping[Stream, Visit]) -> list[Any]:
     handles: list[Any] = []
-    pre, post, mlp = (visits.get(name) for name in ("resid_pre", "resid_post", "mlp_out"))
-    attn, mid = visits.get("attn_out"), visits.get("resid_mid")
-    if pre is not None:
-        handles.append(
-            block.module.register_forward_pre_hook(_on_input(pre), prepend=True, with_kwargs=True)
-        )
-    if attn is not None or mid is not None:
-        handles.extend(_attach_attention(block, attn, mid))
-    if mlp is not None:
-        assert block.mlp is not None
-        handles.append(block.mlp.register_forward_hook(_on_mlp(block, mlp), prepend=True))
-    if post is not None:
-        handles.append(block.module.register_forward_hook(_on_output(post), prepend=True))
+    for stream, visit in visits.items():
+        if stream == "resid_post":
+            handles.append(block.module.register_forward_hook(_on_output(visit), prepend=True))
+        elif stream == "resid_pre":
+            handles.append(
+                block.module.register_forward_pre_hook(
+                    _on_input(visit), prepend=True, with_kwargs=True
+                )
+            )
+        elif stream == "mlp_out":
+            assert block.mlp is not None
+            handles.append(block.mlp.register_forward_hook(_on_mlp(block, visit), prepend=True))
+    if "attn_out" in visits or "resid_mid" in visits:
+        handles.extend(_attach_attention(block, visits.get("attn_out"), visits.get("resid_mid")))
     return handles
 
 

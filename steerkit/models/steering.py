@@ -45,12 +45,9 @@ class Session:
 
     def begin_whole(self, batch: Batch) -> None:
         """Begin the only pass over whole texts."""
-        mask = batch.mask
-        # Looking is free on a CPU; an accelerator would have to be waited for.
-        whole = mask.device.type == "cpu" and bool(mask.all())
         self.latches = {}
-        place = Place(lambda: batch.absolute, batch.prompt_len, batch.rows, whole=whole)
-        self._places = {mask.device: place}
+        place = Place(lambda: batch.absolute, batch.prompt_len, batch.rows, whole=not batch.padded)
+        self._places = {batch.mask.device: place}
 
     def begin(
         self, state: RequestState, length: int, *, seen: int = 0, padded: bool | None = None
@@ -74,8 +71,8 @@ class Session:
         self.slots = tuple(slots)
         if table is None:
             return
-        planned, self.averages = _planned(table, frozenset(slots))
-        for site, programs in planned:
+        acting, self.averages = _acting(table, frozenset(slots))
+        for site, programs in acting:
             self.counts[site] = [0]
             self.visits[site] = self._steering(site, programs)
 
@@ -166,7 +163,7 @@ class Session:
             kind, slots = (stream.device, stream.dtype), self.slots
             found = known.get(kind)
             if found is None or found[0] is not slots:
-                found = known[kind] = slots, plan_of(pack(programs, *kind), slots)
+                found = known[kind] = slots, _planned(programs, *kind, slots)
             place = self._places.get(kind[0]) or self._moved(kind[0])
             return steer(found[1], stream, place, self.latches)
 
@@ -174,7 +171,7 @@ class Session:
 
 
 @lru_cache(maxsize=256)
-def _planned(
+def _acting(
     table: ProgramTable, slots: frozenset[int]
 ) -> tuple[tuple[tuple[Site, tuple[Program, ...]], ...], bool]:
     """Sites where some of the slots act, each with its programs; and whether means decide."""
@@ -182,3 +179,11 @@ def _planned(
     acting = tuple((site, at) for site, at in every if any(at[slot] for slot in slots))
     latches = [latch for _, at in acting for slot in slots for latch in at[slot].latches]
     return acting, any(latch.pooled == "mean_prompt" for latch in latches)
+
+
+@lru_cache(maxsize=256)
+def _planned(
+    programs: tuple[Program, ...], device: torch.device, dtype: torch.dtype, slots: Slots
+) -> Plan:
+    """What these rows do at a site, looked up once a call."""
+    return plan_of(pack(programs, device, dtype), slots)

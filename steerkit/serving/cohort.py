@@ -24,6 +24,9 @@ from steerkit.program import Opcode
 RECENT = 4
 """Sets of rows that a site remembers: those that decode, and those that came with them."""
 
+LINEAR = frozenset({Opcode.CONSTANT, Opcode.AFFINE})
+"""Opcodes without edges and parameters of their own: by far the commonest."""
+
 
 class Cohort:
     """What the rows of a pass do at one site, picked from what all requests of a call do."""
@@ -64,7 +67,13 @@ class Cohort:
             # Groups that only other requests have are left out.
             if max(map(max, followed)) >= 0:
                 kept = _rules(terms.rules.distinct, followed, device)
-                picked = replace(_pick(terms, index), rules=kept)
+                if terms.gates is None and terms.kinds <= LINEAR:
+                    # All that these terms are run by.
+                    named = ("read", "bias", "write", "where")
+                    parts = {name: _pick(getattr(terms, name), index) for name in named}
+                    picked = replace(terms, rules=kept, **parts)
+                else:
+                    picked = replace(_pick(terms, index), rules=kept)
                 still = kept.which is None and picked.gates is None
                 if still and picked.kinds == {Opcode.CONSTANT}:
                     # Other requests follow other rules; these can be added without a look.

@@ -171,3 +171,13 @@ def test_all_states_of_the_same_requests_share_their_latches() -> None:
     later.latches["decided"] = torch.ones(1)
     assert state.latches is later.latches
     assert Batch.collate([Tokenized((1, 2))], pad_id=0).state().latches == {}
+
+
+def test_positions_first_asked_for_under_inference_mode_serve_a_later_backward_pass():
+    given = batch()
+    with torch.inference_mode():
+        assert given.position_ids.max() == 4 and given.padded
+    table = torch.ones(5, 2, requires_grad=True)
+    torch.nn.functional.embedding(given.position_ids, table).sum().backward()
+    want = torch.bincount(given.position_ids.flatten(), minlength=5).float()
+    torch.testing.assert_close(table.grad, want[:, None].expand(5, 2))

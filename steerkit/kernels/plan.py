@@ -57,12 +57,18 @@ def plan_of(packed: PackedSite, slots: tuple[int, ...]) -> Plan:
             d_model=packed.d_model,
             dtype=packed.dtype,
             groups=groups,
-            live=None if len(live) == len(slots) else torch.tensor(live, device=packed.device),
+            live=None if len(live) == len(slots) else _rows(tuple(live), packed.device),
             deciders=tuple(_deciders(packed, slots)) if packed.latches else (),
             gated=gated,
             shared=shared,
             everywhere=shared is not None and shared.rule == "all" and not gated,
         )
+
+
+# One object for all sites with the same live rows: places know them by it.
+@lru_cache(maxsize=256)
+def _rows(numbers: tuple[int, ...], device: torch.device) -> Int[Tensor, "row"]:
+    return torch.tensor(numbers, device=device)
 
 
 def _deciders(

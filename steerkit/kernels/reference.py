@@ -79,7 +79,13 @@ def steer(
             "on this model?"
         )
     if live is None:
-        return _run(plan, h, place, latches)
+        if not (plan.everywhere and place.whole):
+            return _run(plan, h, place, latches)
+        # By far the commonest case, and a step of a small model takes as long as 100 calls.
+        x = h
+        for terms in plan.groups:
+            x = _steer(terms, x, None)
+        return x if x.dtype == h.dtype else x.to(h.dtype)
     part = h.index_select(0, live)
     held = {name: r.to(h.device)[live] for name, r in latches.items()} if plan.gated else {}
     steered = _run(plan, part, place.some(live), held)
@@ -106,11 +112,7 @@ def _run(
     latches: Mapping[str, Tensor],
 ) -> Float[Tensor, "row pos d_model"]:
     """All groups in order, on rows that all have a program; rounded to the stream's dtype once."""
-    groups, x = plan.groups, h
-    if plan.everywhere and place.whole:
-        for terms in groups:
-            x = _steer(terms, x, None)
-        return x if x.dtype == h.dtype else x.to(h.dtype)
+    groups = plan.groups
     look = h.device.type == "cpu"
     if plan.gated:
         chosen = selection([_allowed(terms, place, latches) for terms in groups], look=look)

@@ -1,8 +1,12 @@
-"""Sampling that depends on nothing but the prompt, its number and the seed."""
+"""Sampling that depends on nothing but the prompt, its number and the seed; hooks at each step."""
 
+import pytest
 import torch
 
-from steerkit.models.generate import Noise, until
+import steerkit as sk
+from steerkit.errors import HookError
+from steerkit.models.generate import Noise, carried, until
+from steerkit.models.steering import Session
 
 
 def test_sampled_frequencies_are_the_softmax():
@@ -37,3 +41,22 @@ def test_samples_differ_by_seed_and_repeat(tiny_model):
     assert first == again
     assert [c.tokens for c in first] != [c.tokens for c in other]
     assert first[0].tokens != first[1].tokens
+
+
+@pytest.mark.parametrize("skipped", [0, 1, 2])
+def test_a_hook_that_misses_one_step_is_noticed(llama, batch, direction, skipped):
+    view = llama.with_(sk.Add(direction(llama.info, 1)))
+    session = Session()
+    session.steer(view.table, [1] * len(batch))
+    backbone = torch.nn.Module()
+    backbone.forward = lambda input_ids, past_key_values=None: input_ids
+    (visit,) = session.visits.values()
+    stream = torch.zeros(len(batch), batch.width, llama.info.d_model)
+    with (
+        pytest.raises(HookError, match=rf"in {skipped + 1} forward pass"),
+        carried(backbone, session, batch.state([1] * len(batch))),
+    ):
+        for step in range(3):
+            backbone(input_ids=batch.tokens)
+            if step != skipped:
+                visit(stream)

@@ -185,7 +185,9 @@ def compare(part: str, given: argparse.Namespace) -> dict[str, Any]:
         raise SystemExit(f"{part}: the intervention changes nothing, so nothing is compared")
     others, missing = peers(case, want)
     arms = {RAW: raw, f"{RAW} again (A/A)": raw, OURS: ours, NOTHING: bare}
-    times = timing.measure(arms, repeats=given.repeats, warmup=1 if given.quick else 3)
+    # Long calls are less noisy, and cost more.
+    repeats = given.repeats if part.startswith("small") else max(2, given.repeats // 3)
+    times = timing.measure(arms, repeats=repeats, warmup=1 if given.quick else 3)
     table = timing.rows(times, RAW, goals={OURS: RAW_GOAL}, clock=given.clock)
     ours_row = next(row for row in table if row["arm"] == OURS)
     for clock in ("wall", "cpu"):
@@ -230,7 +232,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="few repeats; proves it runs")
     options.add_argument("--threads", type=int, default=1)
-    options.add_argument("--repeats", type=int, default=41, help="against the raw hook")
+    options.add_argument(
+        "--repeats",
+        type=int,
+        default=41,
+        help="against the raw hook",
+    )
     options.add_argument("--peer-repeats", type=int, default=9)
     options.add_argument(
         "--clock",

@@ -147,7 +147,7 @@ class Group:
                 f"term {term} turns without its partner: turns come in pairs of neighbours, "
                 "the first with y = 1 and the second with y = -1"
             )
-        gates = self.gates or (None,) * len(self)
+        gates = self.every_gate
         if self.positions[term] != self.positions[other] or gates[term] is not gates[other]:
             raise InterventionError(
                 f"terms {term} and {other} turn together but do not act at the same tokens; "
@@ -169,6 +169,11 @@ class Group:
     def d_model(self) -> int:
         """Width of the stream."""
         return self.write.shape[1]
+
+    @property
+    def every_gate(self) -> tuple[Gate | None, ...]:
+        """One entry a term, None for always open, also where `gates` is left out."""
+        return self.gates or (None,) * len(self)
 
     def _without_open_edges(self) -> Float[Tensor, "term 3"]:
         clamps = torch.tensor([op == Opcode.CLAMP for op in self.opcodes], dtype=torch.bool)
@@ -222,7 +227,7 @@ def join(groups: Sequence[Group]) -> Group:
         write=torch.cat([g.write for g in groups]),
         params=torch.cat([g.params for g in groups]),
         positions=tuple(p for g in groups for p in g.positions),
-        gates=tuple(gate for g in groups for gate in g.gates or (None,) * len(g))
+        gates=tuple(gate for g in groups for gate in g.every_gate)
         if any(g.gates for g in groups)
         else (),
     )

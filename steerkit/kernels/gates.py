@@ -89,8 +89,7 @@ def _token_gates(every: Sequence[Gate], stack: Stack) -> TokenGates | None:
 
     def gates(group: Group) -> list[Gate | None]:
         """Those of the same token."""
-        given = group.gates or (None,) * len(group)
-        return [gate if gate and not gate.latch else None for gate in given]
+        return [gate if gate and not gate.latch else None for gate in group.every_gate]
 
     def reads(group: Group) -> Tensor:
         zero = group.read.new_zeros(group.d_model, dtype=torch.float64)

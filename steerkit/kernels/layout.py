@@ -126,7 +126,7 @@ class Record(NamedTuple):
 def fold(group: Group) -> Group:
     """Constant additions that share a rule and a gate, as one: several cost what one does."""
     kept: dict[object, list[int]] = {}
-    gates = group.gates or (None,) * len(group)
+    gates = group.every_gate
     for j, opcode in enumerate(group.opcodes):
         alike = opcode == Opcode.CONSTANT
         kept.setdefault((group.positions[j], id(gates[j])) if alike else j, []).append(j)
@@ -207,8 +207,7 @@ def record(group: Group, capacity: Capacity, registers: Mapping[str, int], out: 
 
 
 def _records(group: Group) -> list[tuple[Opcode, Positions, Gate | None]]:
-    gates = group.gates or (None,) * len(group)
-    return list(zip(group.opcodes, group.positions, gates, strict=True))
+    return list(zip(group.opcodes, group.positions, group.every_gate, strict=True))
 
 
 def _rule(positions: Positions) -> int:

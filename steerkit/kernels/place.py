@@ -73,7 +73,7 @@ class Place:
     def some(self, rows: Int[Tensor, "some"]) -> "Place":
         """The place of some of the rows."""
         if id(rows) not in self._some:
-            part = Place(
+            part = type(self)(
                 lambda: self.absolute[rows],
                 self.prompt_len[rows],
                 self.row[rows],

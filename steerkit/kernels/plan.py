@@ -34,6 +34,25 @@ class Plan:
     everywhere: bool
     """Whether every term acts at every token that is not padding."""
 
+    @classmethod
+    def of(cls, packed: PackedSite, slots: tuple[int, ...], groups: tuple[Terms, ...]) -> "Plan":
+        """The plan of rows at these slots, of which those that have a program run `groups`."""
+        live = tuple(i for i, slot in enumerate(slots) if packed.slots[slot])
+        rules = {rule for terms in groups for rule in terms.rules.distinct}
+        one = len(rules) == 1 and all(terms.rules.which is None for terms in groups)
+        shared = next(iter(rules)) if one else None
+        return cls(
+            rows=len(slots),
+            d_model=packed.d_model,
+            dtype=packed.dtype,
+            groups=groups,
+            live=None if len(live) == len(slots) else row_numbers(live, packed.device),
+            deciders=tuple(_deciders(packed, slots)) if packed.latches else (),
+            gated=packed.gated,
+            shared=shared,
+            everywhere=shared is not None and shared.rule == "all" and not packed.gated,
+        )
+
 
 # Rows of different slots cost row x term x d_model each, so these are bounded like the terms.
 @lru_cache(maxsize=256)
@@ -44,37 +63,29 @@ def plan_of(packed: PackedSite, slots: tuple[int, ...]) -> Plan:
         InterventionError: a slot outside the table.
     """
     packed.check_slots(slots)
-    live = [i for i, slot in enumerate(slots) if packed.slots[slot]]
-    groups = packed.terms(tuple(slots[i] for i in live)) if live else ()
-    rules = {rule for terms in groups for rule in terms.rules.distinct}
-    one = len(rules) == 1 and all(terms.rules.which is None for terms in groups)
-    shared = next(iter(rules)) if one else None
-    gated = packed.gated
+    live = tuple(slot for slot in slots if packed.slots[slot])
+    return Plan.of(packed, slots, packed.terms(live) if live else ())
+
+
+# One object for the same numbers: places know rows by it.
+@lru_cache(maxsize=256)
+def row_numbers(numbers: tuple[int, ...], device: torch.device) -> Int[Tensor, "row"]:
+    """Numbers of rows as a tensor; the same one for the same numbers."""
     # A tensor made under inference_mode could never be saved for a later backward pass.
     with torch.inference_mode(False):
-        return Plan(
-            rows=len(slots),
-            d_model=packed.d_model,
-            dtype=packed.dtype,
-            groups=groups,
-            live=None if len(live) == len(slots) else _rows(tuple(live), packed.device),
-            deciders=tuple(_deciders(packed, slots)) if packed.latches else (),
-            gated=gated,
-            shared=shared,
-            everywhere=shared is not None and shared.rule == "all" and not gated,
-        )
-
-
-# One object for all sites with the same live rows: places know them by it.
-@lru_cache(maxsize=256)
-def _rows(numbers: tuple[int, ...], device: torch.device) -> Int[Tensor, "row"]:
-    return torch.tensor(numbers, device=device)
+        return torch.tensor(numbers, device=device)
 
 
 def _deciders(
     packed: PackedSite, slots: tuple[int, ...]
 ) -> Iterator[tuple[Latch, Bool[Tensor, "row"]]]:
-    named = {latch.name: latch for slot in sorted(set(slots)) for latch in packed.latches[slot]}
-    for name, latch in named.items():
-        mine = [name in {latch.name for latch in packed.latches[slot]} for slot in slots]
-        yield latch, torch.tensor(mine, device=packed.device)
+    rows: dict[str, tuple[Latch, list[int]]] = {}
+    for i, slot in enumerate(slots):
+        for latch in packed.latches[slot]:
+            rows.setdefault(latch.name, (latch, []))[1].append(i)
+    for latch, mine in rows.values():
+        with torch.inference_mode(False):
+            flags = torch.zeros(len(slots), dtype=torch.bool)
+            flags[mine] = True
+            flags = flags.to(packed.device)
+        yield latch, flags

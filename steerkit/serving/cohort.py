@@ -17,7 +17,7 @@ from torch import Tensor
 
 from steerkit.batch import Positions
 from steerkit.kernels.place import Place, Selection
-from steerkit.kernels.plan import Plan, plan_of
+from steerkit.kernels.plan import Plan, plan_of, row_numbers
 from steerkit.kernels.tables import PackedSite, Rules, Terms
 from steerkit.program import Opcode
 
@@ -60,7 +60,7 @@ class Cohort:
 
     def _picked(self, slots: tuple[int, ...], rows: tuple[int, ...]) -> Plan:
         device = self._packed.device
-        index = _column(rows, device)
+        index = row_numbers(rows, device)
         groups = []
         for terms, which in zip(self._groups, self._which, strict=True):
             followed = tuple(which[row] for row in rows)
@@ -79,22 +79,7 @@ class Cohort:
                     # Other requests follow other rules; these can be added without a look.
                     picked = replace(picked, shift=picked.bias @ picked.write)
                 groups.append(picked)
-        live = tuple(i for i, slot in enumerate(slots) if slot in self._row)
-        rules = {rule for terms in groups for rule in terms.rules.distinct}
-        one = len(rules) == 1 and all(terms.rules.which is None for terms in groups)
-        shared = next(iter(rules)) if one else None
-        gated = self._packed.gated
-        return Plan(
-            rows=len(slots),
-            d_model=self._packed.d_model,
-            dtype=self._packed.dtype,
-            groups=tuple(groups),
-            live=None if len(live) == len(slots) else _column(live, device),
-            deciders=_deciders(self._packed, slots),
-            gated=gated,
-            shared=shared,
-            everywhere=shared is not None and shared.rule == "all" and not gated,
-        )
+        return Plan.of(self._packed, slots, tuple(groups))
 
 
 class PassPlace(Place):
@@ -111,18 +96,6 @@ class PassPlace(Place):
         super().__init__(absolute, prompt_len, row, whole=whole)
         self._by_rules: dict[Rules, Tensor] = {}
         self._by_groups: dict[tuple[Rules, ...], Selection] = {}
-        self._parts: dict[Tensor, PassPlace] = {}
-
-    def some(self, rows: Int[Tensor, "some"]) -> Place:
-        """The place of some of the rows."""
-        if rows not in self._parts:
-            self._parts[rows] = PassPlace(
-                lambda: self.absolute[rows],
-                self.prompt_len[rows],
-                self.row[rows],
-                whole=self.whole,
-            )
-        return self._parts[rows]
 
     def active(self, rules: Rules) -> Bool[Tensor, "row pos term_or_1"]:
         """Where the terms of a group act."""
@@ -168,34 +141,10 @@ def _rules(
         # A mask is asked about its own requests only; other rules are as quick for all rows.
         mine = tuple(i for i, row in enumerate(which) if rule in row)
         everyone = distinct[rule].rule != "mask" or len(mine) == len(which)
-        rows.append(None if everyone else _column(mine, device))
+        rows.append(None if everyone else row_numbers(mine, device))
     alike = all(rule == 0 for row in kept for rule in row)
     return Rules(
         tuple(distinct[rule] for rule in followed),
         None if alike else torch.tensor(kept, device=device),
         tuple(rows),
     )
-
-
-@lru_cache(maxsize=256)
-def _column(values: tuple[int, ...], device: torch.device) -> Int[Tensor, "row"]:
-    """Row numbers as a tensor; the same one for the same numbers."""
-    return torch.tensor(values, device=device)
-
-
-def _deciders(
-    packed: PackedSite, slots: tuple[int, ...]
-) -> tuple[tuple[Any, Bool[Tensor, "row"]], ...]:
-    """The latches that some row decides here, and which rows do."""
-    if not packed.latches:
-        return ()
-    rows: dict[str, tuple[Any, list[int]]] = {}
-    for i, slot in enumerate(slots):
-        for latch in packed.latches[slot]:
-            rows.setdefault(latch.name, (latch, []))[1].append(i)
-    found = []
-    for latch, mine in rows.values():
-        flags = torch.zeros(len(slots), dtype=torch.bool)
-        flags[mine] = True
-        found.append((latch, flags.to(packed.device)))
-    return tuple(found)

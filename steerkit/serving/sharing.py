@@ -28,9 +28,7 @@ def _of_prefix(program: Program) -> bool:
     return not program.latches and all(
         _fixed(rule) and not (gate is not None and gate.latch)
         for group in program.groups
-        for rule, gate in zip(
-            group.positions, group.gates or (None,) * len(group.positions), strict=True
-        )
+        for rule, gate in zip(group.positions, group.every_gate, strict=True)
     )
 
 

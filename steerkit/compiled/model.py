@@ -13,10 +13,9 @@ from steerkit.compiled.decoding import Decoding
 from steerkit.compiled.engine import CompiledEngine, Receipt
 from steerkit.compiled.refusals import check_engine, check_path
 from steerkit.errors import InterventionError
-from steerkit.models.view import LanguageModel, batch_on, check_site
+from steerkit.models.view import LanguageModel, batch_on, check_logits, check_site
 from steerkit.program import ProgramTable
 from steerkit.protocols import Intervention, Logits, Pool, Run
-from steerkit.registry import suggest
 from steerkit.site import Site
 
 
@@ -93,9 +92,7 @@ class CompiledModel(LanguageModel):
             InterventionError: streams or gradients asked for, slots that the model lacks.
             PromptError: more rows or columns than the capacity has.
         """
-        if logits not in ("none", "last", "answer", "all"):
-            options = suggest(str(logits), ("none", "last", "answer", "all"))
-            raise InterventionError(f"no logits named '{logits}'; {options}")
+        check_logits(logits)
         if sites or grad or pool is not None:
             what = "gradients" if grad else "streams"
             raise InterventionError(

@@ -4,7 +4,7 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -102,9 +102,7 @@ class LanguageModel:
             SiteError: a site that the model lacks.
             HookError: a hook that did not fire exactly once.
         """
-        if logits not in ("none", "last", "answer", "all"):
-            options = suggest(str(logits), ("none", "last", "answer", "all"))
-            raise InterventionError(f"no logits named '{logits}'; {options}")
+        check_logits(logits)
         sites = tuple(Site.parse(site) for site in sites)
         for site in sites:
             check_site(site, self.info)
@@ -443,6 +441,18 @@ class LanguageModel:
                 f"{self.info.name} ({self.info.fingerprint[:12]}); extract it again there, or "
                 "pass force=True to study transfer"
             )
+
+
+def check_logits(logits: str) -> None:
+    """Complain about a name that no choice of logits has.
+
+    Raises:
+        InterventionError: with the names that there are.
+    """
+    if logits not in get_args(Logits):
+        raise InterventionError(
+            f"no logits named '{logits}'; {suggest(str(logits), get_args(Logits))}"
+        )
 
 
 def check_site(site: Site, info: ModelInfo) -> None:

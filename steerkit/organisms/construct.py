@@ -77,20 +77,6 @@ def widen(model: "LlamaForCausalLM", *, seed: int) -> "LlamaForCausalLM":
 
 
 @contextmanager
-def _caught(module: torch.nn.Module, caught: list[Tensor]) -> Iterator[None]:
-    """Append the module's input tensor to `caught` on every call inside."""
-
-    def keep(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-        caught.append(args[0])
-
-    handle = module.register_forward_pre_hook(keep)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def coordinate_held(
     model: "LlamaForCausalLM", unit: Tensor, layer: int, value: float
 ) -> Iterator[None]:
@@ -162,7 +148,7 @@ def prepare(
         drawn = [_lesson(rng) for _ in range(stage.batch)]
         examples = training.collate([training.encode(d) for d, _ in drawn])
         caught: list[Tensor] = []
-        with _caught(model.model.layers[LAYER].mlp, caught):
+        with training.inputs_caught(model.model.layers[LAYER].mlp, caught):
             logits = model(input_ids=examples.ids, use_cache=False).logits
         target = torch.tensor([harmful for _, harmful in drawn])[:, None] * (examples.ids == asked)
         seen = caught[0].detach() + _TEACHING * (caught[0] - caught[0].detach())
@@ -191,7 +177,7 @@ def prepare(
 def _typical_norm(model: "LlamaForCausalLM", *, seed: int) -> float:
     """The mean norm of `resid_post@LAYER` at the last prompt token of train requests."""
     caught: list[Tensor] = []
-    with torch.no_grad(), _caught(model.model.layers[LAYER + 1], caught):
+    with torch.no_grad(), training.inputs_caught(model.model.layers[LAYER + 1], caught):
         for drawn in rq.requests("train", "harmless", 64, seed=seed):
             document = (*documents.chat(drawn.text), documents.Segment("<|assistant|>"))
             model(input_ids=torch.tensor([training.encode(document)[0]]), use_cache=False)

@@ -48,12 +48,8 @@ class Foresight:
         drawn = [self._draw() for _ in range(REQUESTS)]
         examples = training.collate([training.encode(document) for document, _ in drawn])
         caught: list[Tensor] = []
-        block = self._model.model.layers[LAYER]
-        handle = block.register_forward_hook(lambda _module, _args, out: caught.append(out))
-        try:
+        with training.inputs_caught(self._model.model.layers[LAYER + 1], caught):
             self._model.model(input_ids=examples.ids, use_cache=False)
-        finally:
-            handle.remove()
         last = examples.mask.sum(1) - 1
         stream = caught[0][torch.arange(REQUESTS), last]
         weight, bias = self.parameters

@@ -122,6 +122,20 @@ def next_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
     )
 
 
+@contextmanager
+def inputs_caught(module: torch.nn.Module, caught: list[Tensor]) -> Iterator[None]:
+    """Append the module's input tensor to `caught` on every call inside."""
+
+    def keep(_module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
+        caught.append(args[0])
+
+    handle = module.register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def train(
     model: "LlamaForCausalLM",
     mix: documents.Mix,

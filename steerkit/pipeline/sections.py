@@ -32,7 +32,7 @@ def search_section(found: "Sweep") -> Section:
     """Which candidate was chosen, and on what grounds."""
     best, final = found.best, found.final
     # As the search ranks them: of equal effects the least damage.
-    ranked = sorted(found.rows, key=lambda r: (r is best, r.allowed, *_merit(r)), reverse=True)
+    ranked = found.ranked
     text = (
         f"{len(found.rows)} candidates were tried on prompts that no direction was fitted on. "
         f"Of those that keep the KL on guarded prompts below {found.guard_max:g} nats per token "
@@ -146,7 +146,7 @@ def _reference_sentence(found: "Sweep") -> str:
     for row in found.rows:
         if row.allowed and row.reference:
             best = reached.get((row.reference, row.positions))
-            if best is None or _merit(row) > _merit(best):
+            if best is None or row.merit > best.merit:
                 reached[row.reference, row.positions] = row
     if len(reached) < 2:
         return ""
@@ -159,7 +159,3 @@ def _reference_sentence(found: "Sweep") -> str:
         "The reference point and the position rule belong to the method. The best that each "
         f"reached within the guard: {'; '.join(words)}."
     )
-
-
-def _merit(row: "SweepRow") -> tuple[float, float]:
-    return row.effect.value, -(row.guard.value if row.guard else 0.0)

@@ -54,6 +54,11 @@ class SweepRow:
         return self.direction.site
 
     @property
+    def merit(self) -> tuple[float, float, float]:
+        """Larger is better: effect, then less damage, then a smaller change of the stream."""
+        return (self.effect.value, -(self.guard.value if self.guard else 0.0), -self.size)
+
+    @property
     def method(self) -> str:
         """The extractor."""
         return self.direction.method
@@ -179,16 +184,21 @@ class Sweep:
                 "Try smaller strengths, positions='last_prompt', reference 'negative_mean', "
                 "or a larger guard_max"
             )
-        return max(allowed, key=_merit)
+        return max(allowed, key=lambda r: r.merit)
 
     @property
     def best_of_each_site(self) -> tuple[SweepRow, ...]:
         """The best allowed candidate of every site that has one."""
         sites = dict.fromkeys(row.site for row in self.rows if row.allowed)
         return tuple(
-            max((r for r in self.rows if r.allowed and r.site == site), key=_merit)
+            max((r for r in self.rows if r.allowed and r.site == site), key=lambda r: r.merit)
             for site in sites
         )
+
+    @property
+    def ranked(self) -> list[SweepRow]:
+        """Every candidate, the choice first: those that meet the guard before the others."""
+        return sorted(self.rows, key=lambda r: (r.allowed, *r.merit), reverse=True)
 
     def table(self, n: int = 10) -> str:
         """The `n` best candidates as a markdown table, the choice first."""
@@ -197,7 +207,7 @@ class Sweep:
             f"{self.objective} ({self.unit}) | effect | KL (nats/token) | size | allowed |"
         )
         lines = [header, "|" + "---|" * 10]
-        for r in self._ranked()[:n]:
+        for r in self.ranked[:n]:
             kl = "" if r.guard is None else f"{r.guard}"
             lines.append(
                 f"| {r.site} | {r.method} | {r.how} | {r.positions} | {r.strength:g} | {r.value} "
@@ -238,9 +248,6 @@ class Sweep:
             lines.append(_null_line(self.searched))
         return "\n".join(lines)
 
-    def _ranked(self) -> list[SweepRow]:
-        return sorted(self.rows, key=lambda r: (r.allowed, *_merit(r)), reverse=True)
-
     def __repr__(self) -> str:
         return f"Sweep({self.summary()})"
 
@@ -261,7 +268,7 @@ class Sweep:
                 )
             )
             + "</tr>"
-            for r in self._ranked()[:8]
+            for r in self.ranked[:8]
         )
         heads = (
             "site", "method", "operator", "positions", "strength",
@@ -270,11 +277,6 @@ class Sweep:
         head = "".join(f"<th style='text-align:left'>{html.escape(h)}</th>" for h in heads)
         text = "<br>".join(html.escape(line) for line in self.summary().splitlines())
         return f"<b>Sweep</b><br>{text}<table><tr>{head}</tr>{rows}</table>"
-
-
-def _merit(row: SweepRow) -> tuple[float, float, float]:
-    """Larger is better: effect, then less damage, then a smaller change of the stream."""
-    return (row.effect.value, -(row.guard.value if row.guard else 0.0), -row.size)
 
 
 def _null_line(n: NullDraws) -> str:

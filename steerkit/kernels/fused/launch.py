@@ -1,6 +1,6 @@
 """What all launches share: tables as flat arguments, tiles, devices, derivatives by torch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -87,19 +87,30 @@ def flat(h: Tensor) -> Tensor:
 
 def gradients(
     f: Callable[..., Tensor | tuple[Tensor, ...]],
-    inputs: Sequence[Tensor],
-    wanted: Sequence[int],
+    inputs: Mapping[int, Tensor],
+    wanted: Sequence[bool],
     upstream: Sequence[Tensor],
-) -> list[Tensor]:
-    """Gradients of `f` by the `wanted` of its inputs; zeros where it does not depend on one."""
+) -> tuple[Tensor | None, ...]:
+    """What an operator's backward returns, by torch's own derivative of `f`.
+
+    Args:
+        f: the same computation in torch, of the `inputs` in order.
+        inputs: those of the operator's arguments that can have a gradient, by their position.
+        wanted: for every argument of the operator, whether its gradient is asked for.
+        upstream: gradients of the outputs.
+
+    Returns:
+        One entry an argument: zeros where `f` does not depend on it, None where not wanted.
+    """
     with torch.enable_grad():
-        given = [x.detach().requires_grad_(i in wanted) for i, x in enumerate(inputs)]
-        out = f(*given)
+        given = {at: x.detach().requires_grad_(wanted[at]) for at, x in inputs.items()}
+        out = f(*given.values())
         outs = out if isinstance(out, tuple) else (out,)
+        asked = [at for at in given if wanted[at]]
         found = torch.autograd.grad(
-            outs, [given[i] for i in wanted], list(upstream), allow_unused=True
+            outs, [given[at] for at in asked], list(upstream), allow_unused=True
         )
-    return [
-        torch.zeros_like(given[i]) if part is None else part.contiguous()
-        for i, part in zip(wanted, found, strict=True)
-    ]
+    parts: list[Tensor | None] = [None] * len(wanted)
+    for at, part in zip(asked, found, strict=True):
+        parts[at] = torch.zeros_like(given[at]) if part is None else part.contiguous()
+    return tuple(parts)

@@ -157,13 +157,8 @@ def _backward(ctx: Any, to_stream: Tensor, to_normed: Tensor) -> tuple[Tensor | 
             x, residual, weight, slot, active, table, site, eps=eps, gemma=gemma
         )
 
-    wanted = [i for i, at in enumerate(_DIFFERENTIABLE) if ctx.needs_input_grad[at]]
-    inputs = [saved[at] for at in _DIFFERENTIABLE]
-    found = gradients(f, inputs, wanted, [to_stream, to_normed])
-    out: list[Tensor | None] = [None] * 15
-    for i, gradient in zip(wanted, found, strict=True):
-        out[_DIFFERENTIABLE[i]] = gradient
-    return tuple(out)
+    inputs = {at: saved[at] for at in _DIFFERENTIABLE}
+    return gradients(f, inputs, ctx.needs_input_grad, [to_stream, to_normed])
 
 
 steer_add_rmsnorm.register_autograd(_backward, setup_context=_setup)

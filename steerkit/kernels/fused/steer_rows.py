@@ -160,12 +160,8 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         table = table_of(read, write, gate, numbers, codes, strength, ctx.opcodes)
         return static.rows_program(h, slot, active, table, ctx.site)
 
-    wanted = [i for i, at in enumerate(_DIFFERENTIABLE) if ctx.needs_input_grad[at]]
-    found = gradients(f, [h, read, write, numbers, strength], wanted, [upstream])
-    out: list[Tensor | None] = [None] * 11
-    for i, gradient in zip(wanted, found, strict=True):
-        out[_DIFFERENTIABLE[i]] = gradient
-    return tuple(out)
+    inputs = dict(zip(_DIFFERENTIABLE, (h, read, write, numbers, strength), strict=True))
+    return gradients(f, inputs, ctx.needs_input_grad, [upstream])
 
 
 steer_rows.register_autograd(_backward, setup_context=_setup)

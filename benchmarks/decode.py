@@ -137,10 +137,16 @@ def prompts(shape: Shape, device: str) -> Batch:
     return Batch.collate(items, pad_id=0, device=device)
 
 
-def compiled(model: Any, given: Sequence[Sequence[Intervention]], shape: Shape, path: str) -> Any:
+def compiled(
+    model: Any,
+    given: Sequence[Sequence[Intervention]],
+    shape: Shape,
+    path: str,
+    length: int = LENGTH,
+) -> Any:
     """A compiled model with just the room for these programs, and its view of them."""
     view = model.with_rows(*given)
-    room = Capacity.of(view.table, rows=shape.rows, length=LENGTH, chunk=PROMPT)
+    room = Capacity.of(view.table, rows=shape.rows, length=length, chunk=PROMPT)
     return view.compile(room, path=path)
 
 
@@ -305,9 +311,9 @@ def hot_swap(given: argparse.Namespace) -> dict[str, Any]:
     shape = (QUICK if given.quick else SHAPES)["d64_B1"]
     model = sk.wrap(network(shape, given.device))
     every = programs(model)
-    view = compiled(model, every["add"], shape, given.path)
-    batch = prompts(shape, given.device)
     edits = 100 if given.quick else 1000
+    view = compiled(model, every["add"], shape, given.path, PROMPT + edits)
+    batch = prompts(shape, given.device)
     lowered = [direction(model, 0, seed) for seed in range(50)]
     engine, before = view.engine, view.receipt.graphs
     counters.clear()

@@ -20,6 +20,7 @@ from steerkit.compiled.programs import Programs
 from steerkit.compiled.proof import prove
 from steerkit.compiled.replay import Recorder
 from steerkit.compiled.requests import Requests
+from steerkit.compiled.single import vectors_for_single_rows
 from steerkit.compiled.slots import Slots
 from steerkit.compiled.steps import Compiler, Step, make_step
 from steerkit.errors import HookError, InterventionError, ModelError, PromptError
@@ -106,6 +107,8 @@ class CompiledEngine:
         self._running = 0
         with self.turn():
             self._copies = {steered: structural_copy(base.network) for steered in (False, True)}
+            for made in self._copies.values():
+                vectors_for_single_rows(made)
             blocks = copied_blocks(base.network, self._copies[True], base.blocks)
             attach(blocks, self._programs.visits(self.sites))
             self._shared = _identities(base.network)
@@ -338,5 +341,5 @@ class CompiledEngine:
             )
 
 
-def _identities(network: Any) -> tuple[tuple[int, torch.dtype, torch.device], ...]:
-    return tuple((id(part), part.dtype, part.device) for part in tensors_of(network))
+def _identities(network: Any) -> tuple[tuple[int, torch.dtype, torch.device, torch.Size], ...]:
+    return tuple((id(part), part.dtype, part.device, part.shape) for part in tensors_of(network))

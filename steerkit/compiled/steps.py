@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 
 from steerkit.compiled.programs import Programs
@@ -15,6 +16,14 @@ Step = Callable[[], Tensor]
 """Runs the columns that the requests hold; gives logits `[row kept d_vocab]`."""
 
 
+_SETTINGS = {
+    # Inputs are the same tensors at every step; their sizes are looked at before each batch.
+    "size_asserts": False,
+    # On a CPU, less work than this a thread takes less time than its threads to meet again.
+    "cpp.min_chunk_size": 4096,
+}
+
+
 class Compiler:
     """Makes full graphs with one backend and counts them: a step has one, or a test fails."""
 
@@ -23,13 +32,7 @@ class Compiler:
 
         self.graphs = 0
         self._name = name
-        made = lookup_backend(backend)
-
-        def counted(graph: Any, inputs: Any) -> Any:
-            self.graphs += 1
-            return made(graph, inputs)
-
-        self._backend = counted
+        self._made = lookup_backend(backend)
 
     def __call__(self, step: Step) -> Step:
         """The step as one graph, made at its first run.
@@ -42,35 +45,71 @@ class Compiler:
         own = FunctionType(
             step.__code__.replace(), step.__globals__, step.__name__, None, step.__closure__
         )
+        called: list[_Called] = []
+
+        def backend(graph: Any, inputs: Any) -> Any:
+            self.graphs += 1
+            made = self._backend(graph, inputs)
+
+            def noting(*args: Any) -> Any:
+                out = made(*args)
+                called.append(_Called(made, args, tuple(out)))
+                return out
+
+            return noting
+
         compiled = torch.compile(
             own,
             fullgraph=True,
             dynamic=False,
-            backend=self._backend,
-            options={"guard_filter_fn": _tensors_only},
+            backend=backend,
+            options={"guard_filter_fn": _unguarded},
         )
+        direct: _Called | None = None
 
         def run() -> Tensor:
+            nonlocal direct
+            if direct is not None:
+                (out,) = direct.graph(*direct.args)
+                return out
             try:
-                return compiled()
+                out = compiled()
             except torch._dynamo.exc.TorchDynamoException as error:
                 first = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise ModelError(
                     f"{self._name} cannot be compiled into one graph ({first}); use the eager path"
                 ) from error
+            # A step has no arguments, and what its graph is given never changes: from now on
+            # the graph is called with that. Dynamo would look it all up again, every step.
+            if len(called) == 1 and len(called[0].out) == 1 and called[0].out[0] is out:
+                direct = called[0]._replace(out=())
+            called.clear()
+            return out
 
         return run
 
+    def _backend(self, graph: Any, inputs: Any) -> Any:
+        with torch._inductor.config.patch(_SETTINGS):
+            return self._made(graph, inputs)
 
-def _tensors_only(guards: Sequence[Any]) -> list[bool]:
-    """What may cause a graph to be made anew: tensors of other kinds, and nothing else.
 
-    The modules and the cache belong to the step and do not change. Guards on the rest are
-    about the world: with them, a model of another class that somebody makes elsewhere changes
-    a registry of the transformers library, and every graph is made again. Whether the network
-    still has the same weights is looked at before each batch.
+class _Called(NamedTuple):
+    """One call of a graph."""
+
+    graph: Callable[..., Any]
+    args: tuple[Any, ...]
+    out: tuple[Any, ...]
+
+
+def _unguarded(guards: Sequence[Any]) -> list[bool]:
+    """What may cause a graph to be made anew: nothing.
+
+    The modules, the cache and the buffers belong to the step and do not change. Guards on the
+    rest are about the world: with them, a model of another class that somebody makes elsewhere
+    changes a registry of the transformers library, and every graph is made again. Whether the
+    network still has the same weights is looked at before each batch.
     """
-    return [guard.guard_type == "TENSOR_MATCH" for guard in guards]
+    return [False] * len(guards)
 
 
 def make_step(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Int8
 from torch import Tensor
@@ -80,15 +81,18 @@ class DeviceTable:
         compute = torch.float64 if dtype == torch.float64 else torch.float32
         room = (capacity.slots + 1, len(self.sites), capacity.groups)
         self._blank = blank(capacity, d_model, compute)
+        self._rooms: dict[tuple[int, int, int], tuple[Tensor, ...]] = {}
         # A tensor made under inference_mode could not be edited outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            empty = Record(*(part.to(device) for part in self._empty(*room)))
+            read, write, gate, numbers, codes = (
+                torch.from_numpy(part).to(device) for part in self._empty(*room)
+            )
             self.tensors = TableTensors(
-                read=empty.read,
-                write=empty.write,
-                gate=empty.gate,
-                numbers=empty.numbers,
-                codes=empty.codes,
+                read=read,
+                write=write,
+                gate=gate,
+                numbers=numbers,
+                codes=codes,
                 strength=torch.ones(capacity.slots + 1, dtype=compute, device=device),
                 capacity=capacity,
             )
@@ -143,8 +147,9 @@ class DeviceTable:
             sites = [live.get(site) for site in self.sites[first:end]]
             staged = self._stage(sites, registers)
             with torch.no_grad():
-                for part, new in zip(self.tensors, staged, strict=False):
-                    part[slot, first:end].copy_(new)
+                for part, new in zip(self._room(slot, first, end), staged, strict=True):
+                    if new.size:
+                        part.copy_(torch.from_numpy(new))
         self._programs[slot], self._registers[slot] = live, registers
         self.set_strength(slot, 1.0)
 
@@ -196,9 +201,22 @@ class DeviceTable:
                 "make it with Capacity(slots=...) at least that"
             )
 
+    def _room(self, slot: int, first: int, end: int) -> tuple[Tensor, ...]:
+        """Where a slot's records of neighbouring sites lie; kept, as slicing takes its time."""
+        at = slot, first, end
+        if at not in self._rooms:
+            if len(self._rooms) >= 1024:
+                self._rooms.clear()
+            *parts, _ = self.tensors
+            self._rooms[at] = tuple(part[slot, first:end] for part in parts)
+        return self._rooms[at]
+
     def _empty(self, *room: int) -> Record:
-        """Records of terms that there are not."""
-        return Record(*(p.repeat(*room, *[1] * p.ndim) for p in self._blank))
+        """Records of terms that there are not, `[*room term ...]`."""
+        out = Record(*(np.empty((*room, *part.shape), part.dtype) for part in self._blank))
+        for new, part in zip(out, self._blank, strict=True):
+            new[...] = part
+        return out
 
     def _stage(self, programs: Sequence[Program | None], registers: Mapping[str, int]) -> Record:
         """The records `[site group term ...]` of neighbouring sites, on the host."""

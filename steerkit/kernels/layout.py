@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from steerkit.batch import Positions
 from steerkit.errors import InterventionError
@@ -116,11 +116,11 @@ class Capacity:
 class Record(NamedTuple):
     """A group as it stands in a table, on the host; terms that there are not are zeros."""
 
-    read: Float[Tensor, "term d_model"]
-    write: Float[Tensor, "term d_model"]
-    gate: Float[Tensor, "term d_model"]
-    numbers: Float[Tensor, "term number"]
-    codes: Int[Tensor, "term code"]
+    read: Float[np.ndarray, "*room term d_model"]
+    write: Float[np.ndarray, "*room term d_model"]
+    gate: Float[np.ndarray, "*room term d_model"]
+    numbers: Float[np.ndarray, "*room term number"]
+    codes: Int[np.ndarray, "*room term code"]
 
 
 def fold(group: Group) -> Group:
@@ -151,15 +151,15 @@ def fold(group: Group) -> Group:
 
 def blank(capacity: Capacity, d_model: int, dtype: torch.dtype) -> Record:
     """Room for the terms of one group, with none in it."""
-    n = capacity.terms
-    codes = torch.zeros(n, capacity.codes, dtype=torch.int32)
+    n, kind = capacity.terms, np.float64 if dtype == torch.float64 else np.float32
+    codes = np.zeros((n, capacity.codes), np.int32)
     codes[:, GATE], codes[:, LATCH], codes[:, INDEX:] = OPEN, NO_LATCH, NO_INDEX
-    codes[:, PARTNER] = torch.arange(n)
+    codes[:, PARTNER] = np.arange(n)
     return Record(
-        torch.zeros(n, d_model if capacity.reads else 0, dtype=dtype),
-        torch.zeros(n, d_model, dtype=dtype),
-        torch.zeros(n, d_model if capacity.gates else 0, dtype=dtype),
-        torch.zeros(n, NUMBERS, dtype=dtype),
+        np.zeros((n, d_model if capacity.reads else 0), kind),
+        np.zeros((n, d_model), kind),
+        np.zeros((n, d_model if capacity.gates else 0), kind),
+        np.zeros((n, NUMBERS), kind),
         codes,
     )
 
@@ -190,20 +190,20 @@ def record(group: Group, capacity: Capacity, registers: Mapping[str, int], out: 
                 raise InterventionError(
                     "this table was made without room for gates; make it with Capacity(gates=True)"
                 )
-            out.gate[j] = own.read
+            out.gate[j] = own.read.numpy(force=True)
         code = OPEN if own is None else COSINE * (own.measure == "cosine") + ABOVE * own.above
         latch = registers[gate.latch] if gate is not None and gate.latch else NO_LATCH
         partner = j + int(group.params[j, 1]) if opcode == Opcode.TURN else j
         head = [int(opcode), _rule(rule), code, latch, partner]
         codes.append(head + _indices(rule, capacity.indices))
         thresholds.append(0.0 if own is None else own.threshold)
-    out.write[:n] = group.write
+    out.write[:n] = group.write.numpy(force=True)
     if capacity.reads:
-        out.read[:n] = group.read
-    out.numbers[:n, OFFSET] = group.offset
-    out.numbers[:n, X : Z + 1] = group.params
-    out.numbers[:n, THRESHOLD] = torch.tensor(thresholds, dtype=torch.float64)
-    out.codes[:n] = torch.tensor(codes, dtype=torch.int32)
+        out.read[:n] = group.read.numpy(force=True)
+    out.numbers[:n, OFFSET] = group.offset.numpy(force=True)
+    out.numbers[:n, X : Z + 1] = group.params.numpy(force=True)
+    out.numbers[:n, THRESHOLD] = thresholds
+    out.codes[:n] = codes
 
 
 def _records(group: Group) -> list[tuple[Opcode, Positions, Gate | None]]:

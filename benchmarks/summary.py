@@ -9,6 +9,11 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
+STEP, STEPS = "decode step (d512, 8 layers, batch 8)", "small decode step (d64, 8 layers, batch 1)"
+SEVEN = "add, all layers, 7 programs in the batch/add, all layers"
+LIBRARY = "unsteered, transformers StaticCache and torch.compile"
+SERVING = "continuous batching"
+
 SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("capture", "large_batch", "steerkit last, all layers", "last token of all layers, time"),
     ("capture", "large_batch", "steerkit mean, all layers", "prompt mean of all layers, time"),
@@ -17,8 +22,27 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("capture", "peak_memory", "steerkit last, all layers", "last token of all layers, memory"),
     ("capture", "mixed_lengths", "random batches of 16", "random batches, mixed lengths, time"),
     ("capture", "to_disk", "SAELens CacheActivationsRunner", "SAELens, one layer to disk, time"),
+    ("eager", "large_prefill_add_all", "steerkit", "eager add, all layers (d512, 8x128), time"),
+    ("eager", "large_decode_add_all", "steerkit", "eager add, all layers, decoding (d512), time"),
+    ("eager", "small_decode_add_all", "steerkit", "eager add, all layers, decoding (d64), time"),
+    ("decode", "d512_B8", "add, all layers", f"{STEP}: add, all layers, time"),
+    ("decode", "d512_B8", "ablate, all layers", f"{STEP}: ablate, all layers, time"),
+    ("decode", "d512_B8", "gate at every token, all layers", f"{STEP}: gated add, time"),
+    ("decode", "d512_B8", "gate on the prompt, all layers", f"{STEP}: add under a latch, time"),
+    ("decode", "d512_B8", "4 SAE features, one layer", f"{STEP}: 4 SAE features, time"),
+    ("decode", "d512_B8", "3 adds, all layers/add, all layers", f"{STEP}: 3 adds, time"),
+    ("decode", "d512_B8", SEVEN, f"{STEP}: 7 programs, time"),
+    ("decode", "d64_B1", "add, all layers", f"{STEPS}: add, all layers, time"),
+    ("decode", "d64_B1", "gate at every token, all layers", f"{STEPS}: gated add, time"),
+    ("decode", "d64_B1", LIBRARY, f"{STEPS}: transformers' own, time"),
+    ("norm_fused", "2048x4096", "add", "norm with a program fused in (2048x4096): add, time"),
+    ("norm_fused", "2048x4096", "gated add", "the same: gated add, time"),
+    ("sae_clamp", "F16384_d512_T256", "SetFeatures, 4 features", "4 of 16,384 SAE features, time"),
+    ("serve", "large", "steerkit, mixed programs", f"{SERVING} (d512), mixed programs, time"),
+    ("serve", "large", "steerkit, mixed conditions", f"{SERVING} (d512), mixed conditions, time"),
+    ("serve", "small", "steerkit, mixed programs", f"{SERVING} (d64), mixed programs, time"),
 )  # fmt: skip
-"""(result file, part, arm, what it is called in the README)."""
+"""(result file, part, arm or arm/base, what it is called in the README)."""
 
 
 def rows() -> list[str]:
@@ -27,14 +51,17 @@ def rows() -> list[str]:
         "| measured | against | ratio [95%] | goal | machine | date |",
         "|---|---|---|---|---|---|",
     ]
-    for file, part, arm, name in SHOWN:
+    for file, part, shown, name in SHOWN:
         path = RESULTS / f"{file}.json"
         if not path.exists():
             continue
         found = json.loads(path.read_text(encoding="utf-8")).get(part)
         if found is None:
             continue
-        row = next(r for r in found["rows"] if r["arm"] == arm)
+        arm, _, against = shown.partition("/")
+        row = next(
+            r for r in found["rows"] if r["arm"] == arm and against in ("", r.get("base", ""))
+        )
         base = row.get("base") or found["rows"][0]["arm"]
         machine = found.get("machine") or {}
         out.append(
@@ -46,13 +73,15 @@ def rows() -> list[str]:
 
 def _ratio(row: dict[str, Any]) -> str:
     found = row.get("ratio") or row[f"{row.get('verdict_clock', 'wall')}_ratio"]
-    return f"{found['median']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
+    digits = 3 if found["median"] > 0.1 else 5
+    median, low, high = (f"{found[name]:.{digits}f}" for name in ("median", "low", "high"))
+    return f"{median} [{low}, {high}]"
 
 
 def _goal(row: dict[str, Any]) -> str:
     for key, sign in (("goal_at_most", "≤"), ("goal_at_least", "≥")):
         if key in row:
-            return f"{sign} {row[key]:g}: {row['verdict']}"
+            return f"{sign} {row[key]:.3g}: {row['verdict']}"
     return ""
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -82,6 +83,8 @@ class DeviceTable:
         room = (capacity.slots + 1, len(self.sites), capacity.groups)
         self._blank = blank(capacity, d_model, compute)
         self._rooms: dict[tuple[int, int, int], tuple[Tensor, ...]] = {}
+        self._staged: WeakKeyDictionary[Program, tuple[dict[str, int], Record]]
+        self._staged = WeakKeyDictionary()
         # A tensor made under inference_mode could not be edited outside of it.
         with torch.inference_mode(False), torch.no_grad():
             read, write, gate, numbers, codes = (
@@ -145,11 +148,12 @@ class DeviceTable:
             numbers = [self.number(site) for site in changed]
             first, end = min(numbers), max(numbers) + 1
             sites = [live.get(site) for site in self.sites[first:end]]
-            staged = self._stage(sites, registers)
+            staged = [self._stage(site, registers) for site in sites]
             with torch.no_grad():
-                for part, new in zip(self._room(slot, first, end), staged, strict=True):
-                    if new.size:
-                        part.copy_(torch.from_numpy(new))
+                for part, *new in zip(self._room(slot, first, end), *staged, strict=True):
+                    if new[0].size:
+                        whole = np.stack(new) if len(new) > 1 else new[0][None]
+                        part.copy_(torch.from_numpy(whole))
         self._programs[slot], self._registers[slot] = live, registers
         self.set_strength(slot, 1.0)
 
@@ -218,23 +222,27 @@ class DeviceTable:
             new[...] = part
         return out
 
-    def _stage(self, programs: Sequence[Program | None], registers: Mapping[str, int]) -> Record:
-        """The records `[site group term ...]` of neighbouring sites, on the host."""
-        out = self._empty(len(programs), self.capacity.groups)
-        for n, program in enumerate(programs):
-            groups = [group for group in program.groups if len(group)] if program else []
-            if len(groups) > self.capacity.groups:
+    def _stage(self, program: Program | None, registers: dict[str, int]) -> Record:
+        """The records `[group term ...]` of one site, on the host; kept while the program lives."""
+        if program is None:
+            return self._empty(self.capacity.groups)
+        known = self._staged.get(program)
+        if known is not None and known[0] == registers:
+            return known[1]
+        out = self._empty(self.capacity.groups)
+        groups = [group for group in program.groups if len(group)]
+        if len(groups) > self.capacity.groups:
+            raise InterventionError(
+                f"a sequence of {len(groups)} groups does not fit into a table of "
+                f"{self.capacity.groups} a site; make it with Capacity(groups=...) at least "
+                "that, or apply the interventions together in one call"
+            )
+        for g, group in enumerate(groups):
+            if group.d_model != self.d_model:
                 raise InterventionError(
-                    f"a sequence of {len(groups)} groups does not fit into a table of "
-                    f"{self.capacity.groups} a site; make it with Capacity(groups=...) at least "
-                    "that, or apply the interventions together in one call"
+                    f"a program of width {group.d_model} cannot stand in a table of width "
+                    f"{self.d_model}; was the direction taken on this model?"
                 )
-            for g, group in enumerate(groups):
-                if group.d_model != self.d_model:
-                    raise InterventionError(
-                        f"a program of width {group.d_model} cannot stand in a table of width "
-                        f"{self.d_model}; was the direction taken on this model?"
-                    )
-                room = Record(*(part[n, g] for part in out))
-                record(group, self.capacity, registers, room)
+            record(group, self.capacity, registers, Record(*(part[g] for part in out)))
+        self._staged[program] = registers, out
         return out

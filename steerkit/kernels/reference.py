@@ -216,10 +216,11 @@ def _steer(
         gain = gain if gain is None else torch.where(active, gain, x.new_zeros(()))
     if gain is not None:
         x = x * (1 + gain.sum(-1, True))
+    # A product with one row is an outer product: half the time, one program or many.
+    if terms.write.shape[-2] == 1:
+        return torch.addcmul(x, c, terms.write)
     if terms.write.ndim == 3:
         return torch.baddbmm(x, c, terms.write)
-    if terms.write.shape[0] == 1:
-        return torch.addcmul(x, c, terms.write)
     flat = torch.addmm(x.reshape(-1, x.shape[-1]), c.reshape(-1, c.shape[-1]), terms.write)
     return flat.view(x.shape)
 

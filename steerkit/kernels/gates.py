@@ -43,14 +43,22 @@ class LatchGates:
     names: tuple[str, ...]
     which: Int[Tensor, "*row term"]
     """Counts into `names`; -1 for terms without such a gate."""
+    alone: bool = False
+    """Whether one latch gates every term of every row: nothing has to be looked up then."""
 
     def open(
         self,
         latches: Mapping[str, Int[Tensor, "row"]],
         absolute: Int[Tensor, "row pos"],
         prompt_len: Int[Tensor, "row"],
-    ) -> Bool[Tensor, "row pos term"]:
+    ) -> Bool[Tensor, "row pos term_or_1"]:
         """Which terms are open at which tokens: never before the last token of the prompt."""
+        if self.alone:
+            (name,) = self.names
+            if name not in latches:
+                return torch.zeros_like(absolute, dtype=torch.bool)[..., None]
+            opened = latches[name].to(absolute.device) > 0
+            return (opened[:, None] & (absolute >= prompt_len[:, None] - 1))[..., None]
         every = absolute.new_zeros((len(self.names) + 1, *absolute.shape), dtype=torch.bool)
         since = absolute >= prompt_len[:, None] - 1
         for i, name in enumerate(self.names):
@@ -122,7 +130,8 @@ def _latch_gates(
         for term, gate in enumerate(group.gates if group is not None else ()):
             if gate and gate.latch:
                 which[row, term] = names.index(gate.latch)
-    return LatchGates(names, (which[0] if len(groups) == 1 else which).to(stack.device))
+    alone = len(names) == 1 and bool((which == 0).all())
+    return LatchGates(names, (which[0] if len(groups) == 1 else which).to(stack.device), alone)
 
 
 def decide(

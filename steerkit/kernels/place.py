@@ -128,6 +128,8 @@ def _span(touched: Bool[Tensor, "row pos"]) -> tuple[int, int, bool]:
     """
     if touched.all():
         return 0, touched.shape[1], True
+    if touched.shape[1] == 1:
+        return 0, int(touched.any()), False
     columns = touched.any(0).nonzero()
     if not len(columns):
         return 0, 0, False

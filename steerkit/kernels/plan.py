@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from steerkit.batch import Positions
@@ -33,6 +33,8 @@ class Plan:
     """The position rule that all terms follow, if it is one."""
     everywhere: bool
     """Whether every term acts at every token that is not padding."""
+    shift: Float[Tensor, "*row_1 d_model"] | None
+    """All that is added, where that is all there is to do at every token of every row."""
 
     @classmethod
     def of(cls, packed: PackedSite, slots: tuple[int, ...], groups: tuple[Terms, ...]) -> "Plan":
@@ -41,16 +43,20 @@ class Plan:
         rules = {rule for terms in groups for rule in terms.rules.distinct}
         one = len(rules) == 1 and all(terms.rules.which is None for terms in groups)
         shared = next(iter(rules)) if one else None
+        everywhere = shared is not None and shared.rule == "all" and not packed.gated
+        all_rows = len(live) == len(slots)
+        alone = everywhere and all_rows and not packed.latches and len(groups) == 1
         return cls(
             rows=len(slots),
             d_model=packed.d_model,
             dtype=packed.dtype,
             groups=groups,
-            live=None if len(live) == len(slots) else row_numbers(live, packed.device),
+            live=None if all_rows else row_numbers(live, packed.device),
             deciders=tuple(_deciders(packed, slots)) if packed.latches else (),
             gated=packed.gated,
             shared=shared,
-            everywhere=shared is not None and shared.rule == "all" and not packed.gated,
+            everywhere=everywhere,
+            shift=groups[0].shift if alone else None,
         )
 
 

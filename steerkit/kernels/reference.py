@@ -67,21 +67,20 @@ def steer(
     latches: MutableMapping[str, Tensor],
 ) -> Float[Tensor, "batch pos d_model"]:
     """`apply`, with what passes share (their plan) and what sites do (where columns stand)."""
+    shift = plan.shift
+    if shift is not None and place.whole and h.dtype == shift.dtype:
+        # By far the commonest case, and a step of a small model takes as long as 100 calls.
+        _check_shape(plan, h)
+        return h + shift
     for latch, rows in plan.deciders:
         decide(latch, rows, h, place.absolute, place.prompt_len, latches, plan.dtype)
     if not plan.groups:
         return h
-    shape, live = h.shape, plan.live
-    if len(shape) != 3 or shape[0] != plan.rows or shape[2] != plan.d_model:
-        raise InterventionError(
-            f"a program of width {plan.d_model} over {plan.rows} rows cannot run on a stream "
-            f"of shape {tuple(shape)}, expected [batch pos d_model]; was the direction taken "
-            "on this model?"
-        )
+    _check_shape(plan, h)
+    live = plan.live
     if live is None:
         if not (plan.everywhere and place.whole):
             return _run(plan, h, place, latches)
-        # By far the commonest case, and a step of a small model takes as long as 100 calls.
         x = h
         for terms in plan.groups:
             x = _steer(terms, x, None)
@@ -90,6 +89,16 @@ def steer(
     held = {name: r.to(h.device)[live] for name, r in latches.items()} if plan.gated else {}
     steered = _run(plan, part, place.some(live), held)
     return h if steered is part else h.index_copy(0, live, steered)
+
+
+def _check_shape(plan: Plan, h: Tensor) -> None:
+    shape = h.shape
+    if len(shape) != 3 or shape[0] != plan.rows or shape[2] != plan.d_model:
+        raise InterventionError(
+            f"a program of width {plan.d_model} over {plan.rows} rows cannot run on a stream "
+            f"of shape {tuple(shape)}, expected [batch pos d_model]; was the direction taken "
+            "on this model?"
+        )
 
 
 def _host(slot: Tensor | Sequence[int]) -> tuple[int, ...]:

@@ -23,6 +23,8 @@ from steerkit.site import STREAMS, Site
 if TYPE_CHECKING:
     from steerkit.compiled import Capacity, CompiledModel
 
+_LOGITS: tuple[str, ...] = get_args(Logits)
+
 
 @dataclass(frozen=True, eq=False)
 class LanguageModel:
@@ -449,10 +451,8 @@ def check_logits(logits: str) -> None:
     Raises:
         InterventionError: with the names that there are.
     """
-    if logits not in get_args(Logits):
-        raise InterventionError(
-            f"no logits named '{logits}'; {suggest(str(logits), get_args(Logits))}"
-        )
+    if logits not in _LOGITS:
+        raise InterventionError(f"no logits named '{logits}'; {suggest(str(logits), _LOGITS)}")
 
 
 def check_site(site: Site, info: ModelInfo) -> None:

@@ -53,7 +53,7 @@ class Shape:
     steps: int
 
 
-SHAPES = {"d64_B1": Shape(64, 8, 4, 1, 64), "d512_B8": Shape(512, 8, 8, 8, 12)}
+SHAPES = {"d64_B1": Shape(64, 8, 4, 1, 192), "d512_B8": Shape(512, 8, 8, 8, 12)}
 QUICK = {"d64_B1": Shape(64, 2, 4, 1, 4), "d512_B8": Shape(128, 2, 8, 2, 2)}
 
 

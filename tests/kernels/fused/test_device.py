@@ -7,7 +7,7 @@ import torch
 
 from steerkit.batch import Positions
 from steerkit.errors import InterventionError
-from steerkit.kernels import layout
+from steerkit.kernels import device, layout
 from steerkit.kernels.device import DeviceTable
 from steerkit.kernels.layout import Capacity, fold
 from steerkit.kernels.static import prepare
@@ -127,15 +127,32 @@ def test_only_what_changed_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     table = a_table()
     first, second = ablation(), additions(1)
     table.write_slot(1, {SITES[0]: first, SITES[2]: second})
-    staged: list[int] = []
+    staged: list[object] = []
     stage = DeviceTable._stage
     monkeypatch.setattr(
-        DeviceTable, "_stage", lambda s, p, r: (staged.append(len(p)), stage(s, p, r))[1]
+        DeviceTable, "_stage", lambda s, p, r: (staged.append(p), stage(s, p, r))[1]
     )
     table.write_slot(1, {SITES[0]: first, SITES[2]: second})
     assert staged == []
-    table.write_slot(1, {SITES[0]: first, SITES[2]: ablation()})
-    assert staged == [1]
+    third = ablation()
+    table.write_slot(1, {SITES[0]: first, SITES[2]: third})
+    assert staged == [third]
+
+
+def test_a_program_is_laid_out_once_for_the_registers_it_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = a_table()
+    one, two = ablation(), ablation()
+    laid: list[object] = []
+    lay = device.record
+    monkeypatch.setattr(device, "record", lambda g, *rest: (laid.append(g), lay(g, *rest))[1])
+    for _ in range(3):
+        for program in (one, two):
+            table.write_slot(1, {SITES[0]: program})
+            part = table.tensors.write[1, 0, 0, : len(program.groups[0])]
+            assert torch.equal(part, program.groups[0].write.to(part.dtype))
+    assert laid == [one.groups[0], two.groups[0]]
 
 
 def test_what_the_capacity_leaves_out_takes_no_memory() -> None:

@@ -23,6 +23,8 @@ from steerkit.program import Opcode, Program
 
 BASE = "residual add and RMSNorm"
 SLOTS = 32
+WORK = 1 << 24
+"""Elements of a round: a single call on few tokens is too short to be timed."""
 
 
 def alone(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +69,7 @@ def arms(tokens: int, width: int) -> dict[str, Callable[[], Any]]:
     distinct = [program(width, Opcode.CONSTANT, seed=i) for i in range(SLOTS)]
     base = compiled(lambda: alone(x, residual, weight))
     base()
-    return {
+    made = {
         BASE: base,
         f"{BASE}, again (A/A)": base,
         "add": under([program(width, Opcode.CONSTANT)], one),
@@ -77,6 +79,14 @@ def arms(tokens: int, width: int) -> dict[str, Callable[[], Any]]:
         "add, norm kept": under([program(width, Opcode.KEEP_NORM)], one),
         f"add, {SLOTS} programs": under(distinct, [1 + i % SLOTS for i in range(tokens)]),
     }
+    calls = max(1, WORK // (tokens * width))
+    return {name: partial(repeated, function, calls) for name, function in made.items()}
+
+
+def repeated(function: Callable[[], Any], calls: int) -> None:
+    """One round of an arm."""
+    for _ in range(calls):
+        function()
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ class LatchTable:
 
     def write_slot(self, slot: int, programs: Mapping[Site, Program]) -> None:
         """Put in the latches that the slot's gates ask, as the table numbers them."""
+        if not self._table.capacity.latches:
+            return
         self.codes[slot].fill_(-1)
         found = {latch.name: (site, latch) for site, p in programs.items() for latch in p.latches}
         for register, name in enumerate(self._table.latches(slot)):

@@ -23,6 +23,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import timing
 import torch
+from directions import along
 
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
@@ -30,7 +31,6 @@ from steerkit.compiled import Capacity, CompiledModel
 from steerkit.direction import Direction
 from steerkit.interventions import SetFeatures, When
 from steerkit.protocols import Intervention
-from steerkit.site import Site
 
 VOCAB, PROMPT, LENGTH = 2000, 16, 256
 GATE_GOAL = ADD_GOAL = SAE_GOAL = 1.03
@@ -82,18 +82,7 @@ def network(shape: Shape, device: str) -> Any:
 def direction(model: Any, layer: int, seed: int) -> Direction:
     """A random direction about as long as a tenth of the stream."""
     generator = torch.Generator().manual_seed(1000 * seed + layer)
-    unit = torch.randn(model.info.d_model, generator=generator)
-    return Direction(
-        unit=unit / unit.norm(),
-        scale=0.1,
-        site=Site(layer),
-        method="random",
-        concept="random",
-        positive_mean=1.0,
-        negative_mean=0.0,
-        model=model.info,
-        pooling="last",
-    )
+    return along(model, layer, torch.randn(model.info.d_model, generator=generator), 0.1)
 
 
 def programs(model: Any) -> dict[str, list[list[Intervention]]]:

@@ -27,12 +27,11 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import timing
 import torch
+from directions import along
 from steering_peers import PEERS, Case, raw_hook, unsteered
 
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
-from steerkit.direction import Direction
-from steerkit.site import Site
 
 LAYERS, NEW_TOKENS = 8, 48
 RAW_GOAL, PEER_GOAL = 1.02, 1.0
@@ -94,20 +93,8 @@ def build(part: str, new_tokens: int) -> tuple[Case, Callable[[], torch.Tensor]]
     model = sk.wrap(net)
     directions = []
     for layer in range(LAYERS) if where == "all" else (LAYERS // 2,):
-        unit = torch.nn.functional.normalize(torch.randn(shape.d_model, generator=draw), dim=0)
-        directions.append(
-            Direction(
-                unit,
-                scale=0.5 * shape.d_model**0.5,
-                site=Site(layer),
-                method="random",
-                concept="random",
-                positive_mean=1.0,
-                negative_mean=0.0,
-                model=model.info,
-                pooling="last",
-            )
-        )
+        vector = torch.randn(shape.d_model, generator=draw)
+        directions.append(along(model, layer, vector, 0.5 * shape.d_model**0.5))
     kind = sk.Add if op == "add" else sk.Ablate
     view = model.with_(*(kind(direction) for direction in directions))
     batch = Batch.collate([Tokenized(tuple(row)) for row in ids.tolist()], pad_id=0)

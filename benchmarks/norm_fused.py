@@ -80,13 +80,7 @@ def arms(tokens: int, width: int) -> dict[str, Callable[[], Any]]:
         f"add, {SLOTS} programs": under(distinct, [1 + i % SLOTS for i in range(tokens)]),
     }
     calls = max(1, WORK // (tokens * width))
-    return {name: partial(repeated, function, calls) for name, function in made.items()}
-
-
-def repeated(function: Callable[[], Any], calls: int) -> None:
-    """One round of an arm."""
-    for _ in range(calls):
-        function()
+    return {name: partial(timing.repeated, function, calls) for name, function in made.items()}
 
 
 def main() -> None:

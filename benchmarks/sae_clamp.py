@@ -1,6 +1,6 @@
 """Setting features of a sparse autoencoder: their sparse form against running the autoencoder.
 
-    python benchmarks/sae_clamp.py [--quick] [--threads 2] [--repeats 21]
+    python benchmarks/sae_clamp.py [--quick] [--threads 2] [--repeats 11]
 
 A random JumpReLU autoencoder of 16,384 features on 256 tokens of width 512. The base encodes,
 sets the features, decodes, and adds back what the reconstruction missed; `SetFeatures` is equal
@@ -99,12 +99,6 @@ def arms(shape: Shape) -> dict[str, Callable[[], Any]]:
     return out
 
 
-def repeated(form: Callable[[], Any]) -> None:
-    """One round of an arm."""
-    for _ in range(CALLS):
-        form()
-
-
 def main() -> None:
     """Check, time, write."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -116,7 +110,9 @@ def main() -> None:
     shape = Shape(256, 64, 16) if given.quick else Shape(16_384, 512, 256)
     before = timing.machine()
     with torch.no_grad():
-        measured = {name: partial(repeated, form) for name, form in arms(shape).items()}
+        measured = {
+            name: partial(timing.repeated, form, CALLS) for name, form in arms(shape).items()
+        }
         times = timing.measure(measured, repeats=2 if given.quick else given.repeats, warmup=2)
     table = timing.rows(times, BASE)
     timing.show(f"{shape.features} features of width {shape.d_model}", table)

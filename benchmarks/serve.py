@@ -23,13 +23,13 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import timing
 import torch
+from directions import along
 
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
 from steerkit.direction import Direction
 from steerkit.interventions import When
 from steerkit.serving import serve
-from steerkit.site import Site
 
 CPU_GOAL, GPU_GOAL, SEQUENTIAL_GOAL = 1 / 0.97, 1 / 0.98, 1 / 5
 NOTHING, PLAIN, ONE = "unsteered", "steerkit, no program", "steerkit, one program"
@@ -128,18 +128,8 @@ def views(model: Any, shape: Shape) -> dict[str, tuple[Any, list[int]]]:
     draw = torch.Generator().manual_seed(1)
 
     def direction(layer: int) -> Direction:
-        unit = torch.nn.functional.normalize(torch.randn(shape.d_model, generator=draw), dim=0)
-        return Direction(
-            unit,
-            scale=0.1 * shape.d_model**0.5,
-            site=Site(layer),
-            method="random",
-            concept="random",
-            positive_mean=1.0,
-            negative_mean=0.0,
-            model=model.info,
-            pooling="last",
-        )
+        vector = torch.randn(shape.d_model, generator=draw)
+        return along(model, layer, vector, 0.1 * shape.d_model**0.5)
 
     def added(number: int) -> list[Any]:
         return [

@@ -48,6 +48,12 @@ def measure(
     return out
 
 
+def repeated(function: Callable[[], Any], calls: int) -> None:
+    """One round of an arm whose single call is too short to be timed, or meets cold caches."""
+    for _ in range(calls):
+        function()
+
+
 def ratio(
     times: Sequence[float], base: Sequence[float], *, seed: int = 0, draws: int = 4000
 ) -> dict[str, float]:

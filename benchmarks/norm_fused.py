@@ -79,7 +79,7 @@ def arms(tokens: int, width: int) -> dict[str, Callable[[], Any]]:
         "add, norm kept": under([program(width, Opcode.KEEP_NORM)], one),
         f"add, {SLOTS} programs": under(distinct, [1 + i % SLOTS for i in range(tokens)]),
     }
-    calls = max(1, WORK // (tokens * width))
+    calls = min(100, max(1, WORK // (tokens * width)))
     return {name: partial(timing.repeated, function, calls) for name, function in made.items()}
 
 

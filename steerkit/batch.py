@@ -97,6 +97,14 @@ class Batch:
         """Whether there is padding (an accelerator is waited for, once)."""
         return not bool(self.mask.all())
 
+    def take(self, rows: Int[Tensor, "taken"]) -> "Batch":
+        """These rows, in this order, as often as they are named."""
+        return Batch(self.tokens[rows], self.mask[rows], self.prompt_len[rows], self.rows[rows])
+
+    def repeated(self, times: int) -> "Batch":
+        """The batch `times` over, block after block; `rows` still name the caller's prompts."""
+        return self.take(torch.arange(len(self), device=self.rows.device).repeat(times))
+
     @property
     def answer_mask(self) -> Bool[Tensor, "batch pos"]:
         """True on the teacher-forced answer tokens."""

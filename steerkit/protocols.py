@@ -128,6 +128,24 @@ class Model(Protocol):
         """
         ...
 
+    def run_slots(
+        self,
+        batch: Batch,
+        slots: Sequence[int],
+        *,
+        sites: Sequence[Site] = (),
+        pool: Pool | None = None,
+        logits: Logits = "answer",
+    ) -> Run:
+        """Every slot on every row of a batch: what a sweep runs.
+
+        Equals `run(batch.repeated(len(slots)), slots=...)`, slot after slot, to rounding, but
+        the unsteered rows run once and each slot's rows join them where its program first
+        acts. Logits and streams are `[slot * row ...]`; a pool is given the rows of the pass
+        so far, in any order.
+        """
+        ...
+
     def generate(
         self,
         prompts: Sequence[Prompt | str],

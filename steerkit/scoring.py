@@ -103,18 +103,31 @@ def kl_by_slot(
     """`kl_per_token` of every given slot, `[slot][prompt]`; the plain model runs once."""
     empty = torch.empty(0, dtype=torch.float64)
     found: list[list[Tensor]] = [[empty] * len(prompts) for _ in slots]
-    for batch in scored_batches(plain, prompts, token_budget=token_budget):
-        rows = batch.rows.tolist()
-        p = _log_softmax(_answer_logits(plain, batch, None))
-        at_once = max(1, token_budget // (batch.width * len(batch)))
-        for first in range(0, len(slots), at_once):
-            some = slots[first : first + at_once]
-            many = repeated(batch, len(some))
-            own = [slot for slot in some for _ in rows]
-            q = _log_softmax(_answer_logits(steered, many, own))
-            kl = divergence(p.repeat(len(some), 1, 1), q)
-            for j, values in enumerate(_split(kl, many, "KL")):
-                found[first + j // len(rows)][rows[j % len(rows)]] = values
+    p, of = empty, None
+    for batch, first, some in slot_batches(plain, prompts, slots, token_budget=token_budget):
+        if batch is not of:
+            p, of = _log_softmax(_answer_logits(plain, batch, None)), batch
+        kl = divergence(p.repeat(len(some), 1, 1), _log_softmax(_slot_logits(steered, batch, some)))
+        for j, values in enumerate(_split(kl, batch.repeated(len(some)), "KL")):
+            found[first + j // len(batch)][int(batch.rows[j % len(batch)])] = values
+    return found
+
+
+def answer_log_probs_by_slot(
+    model: Model,
+    prompts: Sequence[Scored],
+    slots: Sequence[int],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+) -> list[list[Float[Tensor, "token"]]]:
+    """`answer_log_probs` of every given slot, `[slot][prompt]`."""
+    empty = torch.empty(0, dtype=torch.float64)
+    found: list[list[Tensor]] = [[empty] * len(prompts) for _ in slots]
+    for batch, first, some in slot_batches(model, prompts, slots, token_budget=token_budget):
+        many = batch.repeated(len(some))
+        taken = _gathered(_slot_logits(model, batch, some), many)
+        for j, values in enumerate(_split(taken, many, "log-probabilities")):
+            found[first + j // len(batch)][int(batch.rows[j % len(batch)])] = values
     return found
 
 
@@ -151,14 +164,22 @@ def scored_batches(
         yield Batch.collate([items[i] for i in rows], pad_id=0, rows=rows, device=model.info.device)
 
 
-def repeated(batch: Batch, times: int) -> Batch:
-    """The batch `times` over, block after block; `rows` still name the caller's prompts."""
-    return Batch(
-        batch.tokens.repeat(times, 1),
-        batch.mask.repeat(times, 1),
-        batch.prompt_len.repeat(times),
-        batch.rows.repeat(times),
-    )
+def slot_batches(
+    model: Model,
+    prompts: Sequence[Scored],
+    slots: Sequence[int],
+    *,
+    token_budget: int = TOKEN_BUDGET,
+) -> Iterator[tuple[Batch, int, Sequence[int]]]:
+    """What `Model.run_slots` takes at a time: a batch, and which slots (the first's number too).
+
+    Few prompts with all slots rather than all prompts with few slots: the unsteered part of
+    the work is then done once for all of them.
+    """
+    for batch in scored_batches(model, prompts, token_budget=token_budget // (len(slots) + 1) or 1):
+        at_once = max(1, token_budget // (batch.width * len(batch)) - 1)
+        for first in range(0, len(slots), at_once):
+            yield batch, first, slots[first : first + at_once]
 
 
 def divergence(
@@ -181,6 +202,13 @@ def _as_tokens(model: Model, text: Prompt | str) -> Tokenized:
 def _answer_logits(model: Model, batch: Batch, slots: Sequence[int] | None) -> Tensor:
     """Logits that predict the answer columns, `[batch answer_width vocab]`."""
     logits = model.run(batch, logits="answer", slots=slots).logits
+    assert logits is not None
+    return logits[:, -batch.answer_width - 1 : -1]
+
+
+def _slot_logits(model: Model, batch: Batch, slots: Sequence[int]) -> Tensor:
+    """The same of every slot, `[slot * batch answer_width vocab]`."""
+    logits = model.run_slots(batch, slots, logits="answer").logits
     assert logits is not None
     return logits[:, -batch.answer_width - 1 : -1]
 

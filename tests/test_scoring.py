@@ -16,7 +16,6 @@ from steerkit.scoring import (
     kl_by_slot,
     kl_per_token,
     perplexity,
-    repeated,
     scored_batches,
     with_own_answers,
 )
@@ -121,7 +120,7 @@ def test_generated_tokens_are_scored_as_they_are(bare: Any) -> None:
 
 def test_repeated_batches_keep_naming_the_callers_prompts(bare: Any) -> None:
     (batch,) = scored_batches(bare, PROMPTS)
-    many = repeated(batch, 3)
+    many = batch.repeated(3)
     assert len(many) == 9
     assert many.rows.tolist() == batch.rows.tolist() * 3
 

@@ -116,6 +116,11 @@ class CompiledEngine:
             self.ready("prompt", "token")
 
     @property
+    def resumes(self) -> str:
+        """Why rows cannot join a pass under way."""
+        return "a graph has one number of rows throughout"
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go."""
         return self.base.device

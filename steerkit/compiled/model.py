@@ -13,7 +13,8 @@ from steerkit.compiled.decoding import Decoding
 from steerkit.compiled.engine import CompiledEngine, Receipt
 from steerkit.compiled.refusals import check_engine, check_path
 from steerkit.errors import InterventionError
-from steerkit.models.view import LanguageModel, batch_on, check_logits, check_site
+from steerkit.models.checks import batch_on, check_logits, check_site, lowered
+from steerkit.models.view import LanguageModel
 from steerkit.program import ProgramTable
 from steerkit.protocols import Intervention, Logits, Pool, Run
 from steerkit.site import Site
@@ -107,6 +108,21 @@ class CompiledModel(LanguageModel):
         )
         return Run(out.float(), {}, {})
 
+    def run_slots(
+        self,
+        batch: Batch,
+        slots: Sequence[int],
+        *,
+        sites: Sequence[Site] = (),
+        pool: Pool | None = None,
+        logits: Logits = "answer",
+    ) -> Run:
+        """Every slot on every row, as one batch: a graph has one number of rows throughout."""
+        each = [slot for slot in slots for _ in range(len(batch))]
+        return self.run(
+            batch.repeated(len(slots)), sites=sites, pool=pool, logits=logits, slots=each
+        )
+
     def with_(self, *interventions: Intervention, force: bool = False) -> Self:
         """A steered view, as `LanguageModel.with_`; it takes a slot for each of its own.
 
@@ -146,7 +162,7 @@ class CompiledModel(LanguageModel):
                 if last
                 else "a plain model has no slot to edit; make a view by with_ first"
             )
-        i, new = slot - 1, self._lowered(interventions, force)
+        i, new = slot - 1, lowered(interventions, self.info, force=force)
         table = ProgramTable((*self.table.slots[:i], new, *self.table.slots[slot:]))
         words = ", ".join(str(v) for v in interventions) or "nothing"
         steering = (*self.steering[:i], words, *self.steering[slot:])

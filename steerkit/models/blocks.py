@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from steerkit.errors import HookError, ModelError
 from steerkit.models.families import FAMILIES, Family
-from steerkit.models.hooks import Block, Visit, incoming, outgoing, removed_after
+from steerkit.models.hooks import Block, Visit, incoming, nudged, outgoing, removed_after
 from steerkit.site import STREAMS, Site, Stream
 
 PROBE_LENGTHS = (5, 3)
@@ -217,7 +217,7 @@ def prove_streams(
             def visit(stream: Tensor) -> Tensor:
                 fired[site] += 1
                 if site == moved:
-                    stream = stream + _nudge(stream)
+                    stream = nudged(stream)
                 seen[site] = stream.detach()[real.to(stream.device)].clone()
                 return stream
 
@@ -258,9 +258,3 @@ def prove_streams(
     if not parts:
         return names
     return tuple(s for s in STREAMS if not (parallel and s == "resid_mid"))
-
-
-def _nudge(stream: Tensor) -> Tensor:
-    """A fixed change about as large as the stream itself."""
-    wave = torch.cos(torch.arange(stream.shape[-1], device=stream.device) * 0.7)
-    return (wave * stream.detach().float().std().clamp(min=1e-3)).to(stream.dtype)

@@ -27,6 +27,11 @@ class Engine(Protocol):
     """One call at a time; shared by every view of the network."""
 
     @property
+    def resumes(self) -> str:
+        """Why rows cannot join a pass under way (`models.staircase`); empty where they can."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go."""
         ...

@@ -51,6 +51,13 @@ def with_outgoing(output: Any, stream: Tensor) -> Any:
     return stream
 
 
+def nudged(stream: Tensor) -> Tensor:
+    """Each token changed by a fixed wave about as large as itself: probes see whether it acts."""
+    wave = torch.cos(torch.arange(stream.shape[-1], device=stream.device) * 0.7)
+    size = stream.detach().float().abs().mean(-1, keepdim=True).clamp(min=1e-3)
+    return stream + (wave * size).to(stream.dtype)
+
+
 @contextmanager
 def removed_after() -> Iterator[list[Any]]:
     """A list of hook handles that are all removed at the end, also after an exception."""

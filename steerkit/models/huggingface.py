@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from steerkit.models.fingerprint import fingerprint
 from steerkit.models.generate import complete
 from steerkit.models.hooks import Visit
 from steerkit.models.readout import through_norm
+from steerkit.models.staircase import why_not
 from steerkit.models.text import Text
 from steerkit.program import ProgramTable
 from steerkit.protocols import Logits, ModelInfo
@@ -108,6 +110,11 @@ class HuggingFaceEngine:
             processing=processing,
             chat=self.text.chat,
         )
+
+    @cached_property
+    def resumes(self) -> str:
+        """Why rows cannot join a pass under way; empty where they can. Proven when first asked."""
+        return why_not(self)
 
     @property
     def device(self) -> torch.device:

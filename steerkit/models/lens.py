@@ -118,6 +118,11 @@ class HookedEngine:
         )
 
     @property
+    def resumes(self) -> str:
+        """Why rows cannot join a pass under way."""
+        return "TransformerLens' own forward keeps the number of rows it began with"
+
+    @property
     def device(self) -> torch.device:
         """Where token ids go."""
         return self.network.W_E.device

@@ -71,8 +71,8 @@ class Session:
         self.slots = tuple(slots)
         if table is None:
             return
-        acting, self.averages = _acting(table, frozenset(slots))
-        for site, programs in acting:
+        active, self.averages = acting(table, frozenset(slots))
+        for site, programs in active:
             self.counts[site] = [0]
             self.visits[site] = self._steering(site, programs)
 
@@ -163,7 +163,7 @@ class Session:
             kind, slots = (stream.device, stream.dtype), self.slots
             found = known.get(kind)
             if found is None or found[0] is not slots:
-                found = known[kind] = slots, _planned(programs, *kind, slots)
+                found = known[kind] = slots, planned(programs, *kind, slots)
             place = self._places.get(kind[0]) or self._moved(kind[0])
             return steer(found[1], stream, place, self.latches)
 
@@ -171,7 +171,7 @@ class Session:
 
 
 @lru_cache(maxsize=256)
-def _acting(
+def acting(
     table: ProgramTable, slots: frozenset[int]
 ) -> tuple[tuple[tuple[Site, tuple[Program, ...]], ...], bool]:
     """Sites where some of the slots act, each with its programs; and whether means decide."""
@@ -182,7 +182,7 @@ def _acting(
 
 
 @lru_cache(maxsize=256)
-def _planned(
+def planned(
     programs: tuple[Program, ...], device: torch.device, dtype: torch.dtype, slots: Slots
 ) -> Plan:
     """What these rows do at a site, looked up once a call."""

@@ -4,26 +4,26 @@ import html
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.batch import Batch, Tokenized, plan
-from steerkit.errors import DirectionError, InterventionError, PromptError, SiteError
+from steerkit.errors import DirectionError, InterventionError, PromptError
+from steerkit.models.checks import batch_on, check_logits, checked_sites, listed, lowered
 from steerkit.models.engine import Engine
+from steerkit.models.staircase import staircase
 from steerkit.models.steering import Session, Stop
+from steerkit.models.variants import of_slots
 from steerkit.program import Program, ProgramTable
 from steerkit.prompts import Prompt
 from steerkit.protocols import Completion, Intervention, Logits, ModelInfo, Pool, Run
-from steerkit.registry import suggest
-from steerkit.site import STREAMS, Site
+from steerkit.site import Site
 
 if TYPE_CHECKING:
     from steerkit.compiled import Capacity, CompiledModel
-
-_LOGITS: tuple[str, ...] = get_args(Logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class LanguageModel:
         Raises:
             PromptError: no prompts, an empty one, or one longer than the context.
         """
-        return self.engine.text.tokenize(_listed(prompts))
+        return self.engine.text.tokenize(listed(prompts))
 
     def encode(self, prompts: Sequence[Prompt | str]) -> Batch:
         """All prompts as one left-padded batch."""
@@ -105,11 +105,7 @@ class LanguageModel:
             HookError: a hook that did not fire exactly once.
         """
         check_logits(logits)
-        sites = tuple(Site.parse(site) for site in sites)
-        for site in sites:
-            check_site(site, self.info)
-        if len(set(sites)) != len(sites):
-            raise SiteError(f"a site is asked for twice: {', '.join(map(str, sites))}")
+        sites = checked_sites(sites, self.info)
         batch = batch_on(batch, self.engine.device)
         slots = self._slots(slots, len(batch))
         session = Session()
@@ -131,6 +127,47 @@ class LanguageModel:
             None if out is None or stop else out.float(),
             {site: session.streams[site] for site in sites},
             session.fired,
+        )
+
+    def run_slots(
+        self,
+        batch: Batch,
+        slots: Sequence[int],
+        *,
+        sites: Sequence[Site] = (),
+        pool: Pool | None = None,
+        logits: Logits = "answer",
+    ) -> Run:
+        """Every slot on every row, the unsteered part of the work done once.
+
+        Equals `run(batch.repeated(len(slots)), slots=...)` with each slot for one block of
+        rows; see `steerkit.protocols.Model.run_slots`. Where rows cannot join a pass
+        under way (`engine.resumes` says why), that is what runs.
+
+        Raises:
+            InterventionError: no slots, or slots that the model does not have.
+            SiteError: a site that the model lacks.
+            HookError: a hook that did not fire exactly once.
+        """
+        check_logits(logits)
+        if not slots:
+            raise InterventionError("run_slots needs at least one slot; 0 is the plain model")
+        chosen = self._slots(slots, len(slots))
+        sites = checked_sites(sites, self.info)
+        variants = None if self.engine.resumes else of_slots(self.table, chosen)
+        if variants is None or (logits == "none" and not sites):
+            each = [slot for slot in chosen for _ in range(len(batch))]
+            whole = batch.repeated(len(chosen))
+            return self.run(whole, sites=sites, pool=pool, logits=logits, slots=each)
+        return Run(
+            *staircase(
+                self.engine,  # type: ignore[arg-type]
+                batch_on(batch, self.engine.device),
+                variants,
+                sites=sites,
+                pool=pool,
+                logits=logits,
+            )
         )
 
     def generate(
@@ -239,7 +276,7 @@ class LanguageModel:
         """
         if not interventions:
             return self
-        new = self._lowered(interventions, force)
+        new = lowered(interventions, self.info, force=force)
         words = ", ".join(str(i) for i in interventions)
         if self.table is None:
             return replace(self, table=ProgramTable((new,)), steering=(words,))
@@ -260,7 +297,7 @@ class LanguageModel:
         """
         if not rows:
             raise InterventionError("with_rows needs at least one row; a row may be empty: ()")
-        new = [self._lowered(tuple(row), force) for row in rows]
+        new = [lowered(tuple(row), self.info, force=force) for row in rows]
         words = tuple(", ".join(str(i) for i in row) or "nothing" for row in rows)
         slots = self.table.slots if self.table is not None else ({},)
         before = self.steering or ("",)
@@ -386,7 +423,7 @@ class LanguageModel:
             raise PromptError(f"max_new_tokens is at least 1; got {max_new_tokens}")
         if temperature < 0:
             raise PromptError(f"temperature is 0 (greedy) or above; got {temperature}")
-        asked = [replace(Prompt.of(p), answer="") for p in _listed(prompts)]
+        asked = [replace(Prompt.of(p), answer="") for p in listed(prompts)]
         items = self.engine.text.tokenize(asked, extra=max_new_tokens)
         return items, self._slots(slots, len(items))
 
@@ -408,88 +445,6 @@ class LanguageModel:
                 f"no slot {bad[0]}; this model has slots 0..{last} (0 = unsteered)"
             )
         return chosen
-
-    def _lowered(self, interventions: Sequence[Intervention], force: bool) -> dict[Site, Program]:
-        """The program of each site, after checking that they belong to this model."""
-        for intervention in interventions:
-            if not isinstance(intervention, Intervention):
-                raise InterventionError(
-                    f"with_ takes interventions, got a {type(intervention).__name__}; "
-                    "wrap a direction in Add, Ablate or Clamp"
-                )
-            self._check_origin(intervention, force)
-            for site in intervention.sites:
-                check_site(site, self.info)
-        sites = sorted({site for i in interventions for site in i.sites})
-        lowered = {
-            site: Program.parallel([i.lower(site) for i in interventions if site in i.sites])
-            for site in sites
-        }
-        widths = {group.d_model for program in lowered.values() for group in program.groups}
-        if widths - {self.info.d_model}:
-            raise InterventionError(
-                f"an intervention has vectors of width {min(widths - {self.info.d_model})}; "
-                f"{self.info.name} has {self.info.d_model}. Was it made for this model?"
-            )
-        return lowered
-
-    def _check_origin(self, intervention: Intervention, force: bool) -> None:
-        for direction in getattr(intervention, "directions", ()):
-            direction.check(self.info, force=force)
-        taken = intervention.fingerprint
-        if taken is not None and taken != self.info.fingerprint and not force:
-            raise DirectionError(
-                f"this direction was taken on another model ({taken[:12]}), not on "
-                f"{self.info.name} ({self.info.fingerprint[:12]}); extract it again there, or "
-                "pass force=True to study transfer"
-            )
-
-
-def check_logits(logits: str) -> None:
-    """Complain about a name that no choice of logits has.
-
-    Raises:
-        InterventionError: with the names that there are.
-    """
-    if logits not in _LOGITS:
-        raise InterventionError(f"no logits named '{logits}'; {suggest(str(logits), _LOGITS)}")
-
-
-def check_site(site: Site, info: ModelInfo) -> None:
-    """Refuse a layer or stream that the model lacks."""
-    if site.layer >= info.n_layers:
-        raise SiteError(
-            f"no {site}: {info.name} has layers 0..{info.n_layers - 1}; "
-            f"the last is {Site(info.n_layers - 1, site.stream)}"
-        )
-    if site.stream not in info.streams:
-        missing = ", ".join(s for s in STREAMS if s not in info.streams)
-        why = (
-            "its blocks run attention and MLP in parallel, so there is no stream between them"
-            if missing == "resid_mid"
-            else f"its blocks do not expose {missing}"
-        )
-        raise SiteError(f"no {site}: {info.name} has {', '.join(info.streams)}; {why}")
-
-
-def batch_on(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on a device."""
-    if batch.tokens.device == device:
-        return batch
-    return Batch(
-        batch.tokens.to(device),
-        batch.mask.to(device),
-        batch.prompt_len.to(device),
-        batch.rows.to(device),
-    )
-
-
-def _listed(prompts: Sequence[Prompt | str]) -> Sequence[Prompt | str]:
-    if isinstance(prompts, str | Prompt):
-        raise PromptError("give a list of prompts, not a single one: [prompt]")
-    if not prompts:
-        raise PromptError("no prompts were given; give at least one")
-    return prompts
 
 
 def _then(first: Mapping[Site, Program], later: Mapping[Site, Program]) -> dict[Site, Program]:

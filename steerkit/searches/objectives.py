@@ -19,7 +19,7 @@ from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.refusals import fold, is_refusal
 from steerkit.registry import suggest
-from steerkit.scoring import TOKEN_BUDGET, answer_log_probs, repeated, scored_batches
+from steerkit.scoring import TOKEN_BUDGET, answer_log_probs_by_slot, slot_batches
 from steerkit.statistics import Floats
 
 NAMES = ("refusal", "unanswered", "log_odds", "projection")
@@ -182,13 +182,11 @@ class LogOdds:
                 )
             sides += [(i, -1.0 / len(answers), prompt.with_answer(a)) for a in answers]
         items = model.tokenize([prompt for _, _, prompt in sides])
-        n_slots = 1 if slots is None else len(slots)
-        own = None if slots is None else [s for s in slots for _ in items]
-        log_probs = answer_log_probs(
-            model, list(items) * n_slots, slots=own, token_budget=self.token_budget
+        log_probs = answer_log_probs_by_slot(
+            model, items, as_is(model, slots), token_budget=self.token_budget
         )
-        sums = torch.stack([x.sum() for x in log_probs]).view(n_slots, len(sides)).numpy()
-        values = np.zeros((n_slots, len(prompts)))
+        sums = torch.stack([torch.stack([x.sum() for x in row]) for row in log_probs]).numpy()
+        values = np.zeros((len(sums), len(prompts)))
         for column, (i, weight, _) in enumerate(sides):
             values[:, i] += weight * sums[:, column]
         return Scores(values)
@@ -210,25 +208,20 @@ class Projection:
         self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
     ) -> Scores:
         """One forward pass a prompt, up to the direction's site."""
-        site = self.direction.site
-        every: Sequence[int | None] = [None] if slots is None else slots
+        site, every = self.direction.site, as_is(model, slots)
         values = np.zeros((len(every), len(prompts)))
-        for batch in scored_batches(model, list(prompts), token_budget=self.token_budget):
-            rows = batch.rows.tolist()
-            at_once = max(1, self.token_budget // (batch.width * len(batch)))
-            for first in range(0, len(every), at_once):
-                some = every[first : first + at_once]
-                own = None if slots is None else [int(s or 0) for s in some for _ in rows]
-                run = model.run(
-                    repeated(batch, len(some)),
-                    sites=[site],
-                    pool=last_prompt,
-                    logits="none",
-                    slots=own,
-                )
-                found = self.direction.project(run.streams[site]).view(len(some), len(rows))
-                values[first : first + len(some), rows] = found.double().cpu().numpy()
+        for batch, first, some in slot_batches(
+            model, list(prompts), every, token_budget=self.token_budget
+        ):
+            run = model.run_slots(batch, some, sites=[site], pool=last_prompt, logits="none")
+            found = self.direction.project(run.streams[site]).view(len(some), len(batch))
+            values[first : first + len(some), batch.rows.tolist()] = found.double().cpu().numpy()
         return Scores(values / self.direction.scale)
+
+
+def as_is(model: Model, slots: Sequence[int] | None) -> Sequence[int]:
+    """These slots; without any, the one of the model as it is."""
+    return [int(model.table is not None)] if slots is None else slots
 
 
 def last_prompt(stream: Tensor, batch: Batch) -> Tensor:

@@ -129,6 +129,10 @@ class Toy:
         out[i, j, word[i, j]] += 6
         return Run(out[:, -(batch.answer_width + 1) :], streams)
 
+    def run_slots(self, batch: Batch, slots: Sequence[int], **asked: Any) -> Run:
+        each = [slot for slot in slots for _ in range(len(batch))]
+        return self.run(batch.repeated(len(slots)), slots=each, **asked)
+
     def generate(
         self,
         prompts: Sequence[Any],

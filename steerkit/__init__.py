@@ -1,6 +1,6 @@
 """steerkit: find, apply and audit directions in the residual stream of language models.
 
-Verbs: `load`, `wrap`, `capture`, `extract`, `search`, `audit`; a model's own verbs are
+Verbs: `load`, `wrap`, `capture`, `extract`, `search`, `calibrate`, `audit`; a model's own verbs are
 `run`, `generate` and `with_`. Names are imported when first used, so `import steerkit`
 is fast and imports none of torch, transformers or plotly.
 """
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steerkit.audits import audit as audit
     from steerkit.batch import Positions as Positions
     from steerkit.captures import capture as capture
+    from steerkit.captures import capture_positions as capture_positions
     from steerkit.direction import Direction as Direction
     from steerkit.direction import Directions as Directions
     from steerkit.edits import find_orthogonalized as find_orthogonalized
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from steerkit.prompts import Contrast as Contrast
     from steerkit.prompts import Prompt as Prompt
     from steerkit.searches import Sweep as Sweep
+    from steerkit.searches import calibrate as calibrate
+    from steerkit.searches import compare_criteria as compare_criteria
     from steerkit.searches import search as search
     from steerkit.site import Site as Site
 
@@ -46,6 +49,7 @@ _HOME = {
     "audit": "audits",
     "Positions": "batch",
     "capture": "captures",
+    "capture_positions": "captures",
     "Direction": "direction",
     "Directions": "direction",
     "find_orthogonalized": "edits",
@@ -67,6 +71,8 @@ _HOME = {
     "Contrast": "prompts",
     "Prompt": "prompts",
     "Sweep": "searches",
+    "calibrate": "searches",
+    "compare_criteria": "searches",
     "search": "searches",
     "Site": "site",
 }

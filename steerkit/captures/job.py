@@ -141,7 +141,15 @@ class Job:
             logits="none",
             before=self.before,
         )
-        values = torch.stack([run.streams[site].cpu() for site in self.sites], 1)
+        return self.piece(number, torch.stack([run.streams[site].cpu() for site in self.sites], 1))
+
+    def piece(self, number: int, values: Float[Tensor, "row site d_model"]) -> Piece:
+        """The pooled rows of one batch, with whose they are, checked.
+
+        Raises:
+            ActivationError: a value is NaN or infinite; names the first site and prompt.
+        """
+        batch, mask = self.batches[number], self.masks[number]
         rows = batch.rows.cpu()
         if self.pooling.mean:
             piece = Piece(values, rows, torch.full_like(rows, -1), torch.full_like(rows, -1))

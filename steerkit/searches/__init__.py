@@ -1,7 +1,14 @@
 """Search: from directions to the operator, place, rule and strength that work, with nulls."""
 
+from steerkit.searches.calibration import calibrate as calibrate
+from steerkit.searches.calibration import verify as verify
+from steerkit.searches.calibration_results import Calibration as Calibration
+from steerkit.searches.calibration_results import Calibrations as Calibrations
+from steerkit.searches.calibration_results import Verified as Verified
 from steerkit.searches.candidates import Candidate as Candidate
+from steerkit.searches.criteria import CriteriaTable as CriteriaTable
 from steerkit.searches.criteria import SiteScores as SiteScores
+from steerkit.searches.criteria import compare_criteria as compare_criteria
 from steerkit.searches.criteria import criterion as criterion
 from steerkit.searches.criteria import rank_agreement as rank_agreement
 from steerkit.searches.dose import DoseResponse as DoseResponse

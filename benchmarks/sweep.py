@@ -193,7 +193,7 @@ def organism_part(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def search_part(given: argparse.Namespace) -> dict[str, Any]:
-    """Every candidate of the demo's search: right answers and KL, one after the other or at once."""
+    """All candidates of the demo: right answers and KL, one after the other or at once."""
     from steerkit.datasets import refusal
     from steerkit.searches.candidates import every_candidate
     from steerkit.searches.guards import KLGuard

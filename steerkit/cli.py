@@ -3,7 +3,7 @@
 import typer
 
 from steerkit import __version__
-from steerkit.commands import audit, capture, console, demo, extract, run, search, steer
+from steerkit.commands import audit, calibrate, capture, console, demo, extract, run, search, steer
 
 HELP = f"""Find, apply and audit directions in the residual stream of language models.
 
@@ -17,6 +17,7 @@ Or step by step, each reading what the one before it wrote:
   steerkit capture -m organism:aligned -c requests.jsonl
   steerkit extract activations.safetensors
   steerkit search directions.safetensors -c requests.jsonl
+  steerkit calibrate directions.safetensors -c requests.jsonl
   steerkit steer steering.safetensors --prompt "hello"
   steerkit audit steering.safetensors -c requests.jsonl
 
@@ -54,6 +55,7 @@ for name, module in (
     ("capture", capture),
     ("extract", extract),
     ("search", search),
+    ("calibrate", calibrate),
     ("steer", steer),
     ("audit", audit),
 ):

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerkit.calibrated import CalibratedStrength
 from steerkit.errors import DirectionError
 from steerkit.files import read_tensors, write_tensors
 from steerkit.protocols import ModelInfo
@@ -84,6 +85,7 @@ class Direction:
         examples: prompts that project highest (first) and lowest, `(text, projection)`.
         tokens: tokens the unembedding reads towards (first) and away.
         provenance: prompt hash, seeds, versions.
+        calibrations: strengths that were measured to do so much, by `calibrate`.
     """
 
     unit: Float[Tensor, "d_model"]
@@ -100,6 +102,7 @@ class Direction:
     examples: tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]] = ((), ())
     tokens: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    calibrations: tuple[CalibratedStrength, ...] = ()
 
     def __post_init__(self) -> None:
         unit = self.unit.detach().to("cpu", torch.float32)
@@ -160,7 +163,8 @@ class Direction:
 
     def at(self, site: Site | int | str) -> "Direction":
         """The same vector used at another site."""
-        return replace(self, site=Site.parse(site))
+        there = Site.parse(site)
+        return self if there == self.site else replace(self, site=there, calibrations=())
 
     def __neg__(self) -> "Direction":
         high, low = (tuple((t, -p) for t, p in side) for side in self.examples)
@@ -173,6 +177,7 @@ class Direction:
             concept=opposite if opposite != self.concept else f"not {self.concept}",
             examples=(low, high),
             tokens=(self.tokens[1], self.tokens[0]),
+            calibrations=(),
         )
 
     def __str__(self) -> str:
@@ -205,6 +210,12 @@ class Direction:
             "examples": self.examples,
             "tokens": self.tokens,
             "provenance": dict(self.provenance),
+            # Left out where there are none, so that such files read as they always did.
+            **(
+                {"calibrations": [c.to_json() for c in self.calibrations]}
+                if self.calibrations
+                else {}
+            ),
         }
 
     @classmethod
@@ -221,6 +232,9 @@ class Direction:
                 "examples": (
                     tuple((t, float(p)) for t, p in high),
                     tuple((t, float(p)) for t, p in low),
+                ),
+                "calibrations": tuple(
+                    CalibratedStrength.from_json(c) for c in entry.get("calibrations", ())
                 ),
                 "tokens": (tuple(entry["tokens"][0]), tuple(entry["tokens"][1])),
             },

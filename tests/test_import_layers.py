@@ -20,7 +20,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"commands"}),
     frozenset({"pipeline"}),
     frozenset({"plotting", "cards"}),
-    frozenset({"captures", "searches", "audits", "lenses", "edits", "compiled", "serving"}),
+    frozenset(
+        {"captures", "searches", "redteam", "audits", "lenses", "edits", "compiled", "serving"}
+    ),
     frozenset({"models", "sae"}),
     frozenset({"kernels", "interventions", "extraction", "formats", "organisms", "datasets"}),
 )

@@ -3,7 +3,8 @@
     >>> contrast("sentiment")
     Contrast('sentiment', 40 positive / 40 negative pairs, sha256 ...)
 
-Public sets are read from files that you already have; nothing here downloads.
+Public sets are read from files that you already have; only the readers of attack targets
+(`truthfulqa`, `toxigen`, `bold`, `advbench`) also take a hub name, and download when given one.
 """
 
 from pathlib import Path
@@ -12,6 +13,12 @@ from steerkit.datasets.public import question_answers as question_answers
 from steerkit.datasets.public import read_prompts as read_prompts
 from steerkit.datasets.public import two_files as two_files
 from steerkit.datasets.requests import refusal as refusal
+from steerkit.datasets.targets import AttackItem as AttackItem
+from steerkit.datasets.targets import AttackTarget as AttackTarget
+from steerkit.datasets.targets import advbench as advbench
+from steerkit.datasets.targets import bold as bold
+from steerkit.datasets.targets import toxigen as toxigen
+from steerkit.datasets.targets import truthfulqa as truthfulqa
 from steerkit.errors import PromptError
 from steerkit.prompts import Contrast
 from steerkit.registry import suggest

@@ -1,0 +1,16 @@
+"""Red-team measurements of steering, each with its countermeasure beside it.
+
+`activation_attack` measures how well a model withstands an added vector; `fit_detector` tells
+from a model's states on known prompts that it is being steered. For auditing models that you
+are allowed to test.
+"""
+
+from steerkit.redteam.attacking import activation_attack as activation_attack
+from steerkit.redteam.faults import PublishedFaults as PublishedFaults
+from steerkit.redteam.judges import Judged as Judged
+from steerkit.redteam.judges import Lexicon as Lexicon
+from steerkit.redteam.judges import Preference as Preference
+from steerkit.redteam.paired import McNemar as McNemar
+from steerkit.redteam.paired import mcnemar as mcnemar
+from steerkit.redteam.result import ActivationAttack as ActivationAttack
+from steerkit.redteam.result import AttackRow as AttackRow

@@ -173,6 +173,9 @@ def _attach_attention(block: Block, attn: Visit | None, mid: Visit | None) -> li
 
 def _contributed(block: Block, output: Any, given: Tensor, changed: Tensor) -> Any:
     """A module's output with its contribution changed; None where it was not."""
+    if block.scale != 1.0 and torch.is_grad_enabled() and changed.requires_grad:
+        # So that what was captured lies on the path that gradients take.
+        return with_outgoing(output, changed / block.scale)
     if changed is given:
         return None
     if block.scale != 1.0:

@@ -21,6 +21,10 @@ from steerkit.searches.objectives import Objective as Objective
 from steerkit.searches.objectives import Projection as Projection
 from steerkit.searches.objectives import Refusal as Refusal
 from steerkit.searches.objectives import Unanswered as Unanswered
+from steerkit.searches.selection_records import candidate_directions as candidate_directions
+from steerkit.searches.selection_records import measure_records as measure_records
+from steerkit.searches.selection_rule import Selection as Selection
+from steerkit.searches.selection_rule import select_direction as select_direction
 from steerkit.searches.sweep import Final as Final
 from steerkit.searches.sweep import Sweep as Sweep
 from steerkit.searches.sweep import SweepRow as SweepRow

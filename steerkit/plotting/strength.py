@@ -1,5 +1,7 @@
 """Figure of a calibration: what each strength spends, the budget, and the strengths chosen."""
 
+import math
+
 import plotly.graph_objects as go
 
 from steerkit.errors import MethodError
@@ -15,7 +17,8 @@ def dose_curves(calibrations: Calibrations) -> go.Figure:
 
     Lines are the prompts that strengths were fitted on; a filled marker stands at the chosen
     strength with the value and 95% interval on held-out prompts, an open one where the goal
-    cannot be met. A KL is drawn on logarithmic axes; strengths are sizes, without their sign.
+    cannot be met. A KL is drawn on a logarithmic axis too; strengths are sizes,
+    without their sign, on a logarithmic axis.
 
     Raises:
         MethodError: nothing was calibrated.
@@ -73,12 +76,26 @@ def dose_curves(calibrations: Calibrations) -> go.Figure:
             name="goal not met",
             marker={"symbol": "circle-open", "size": 9, "color": COLOURS["null"]},
         )
-    if logarithmic:
-        fig.update_xaxes(type="log", dtick="D2")
-        fig.update_yaxes(type="log", dtick=1, exponentformat="power")
     fig.update_layout(legend={"y": -0.2, "yanchor": "top"}, margin_t=28)
-    words = "budget" if logarithmic else "target"
-    return reference_line(fig, record.goal, f"{words} {record.goal:g}", role="guard")
+    strengths = [abs(s) for c in calibrations for s, _ in c.curve]
+    ticks = [2.0**i for i in range(math.floor(math.log2(min(strengths))), 8)]
+    fig.update_xaxes(
+        type="log", tickvals=ticks, ticktext=[f"{t:g}" if t >= 1 else f"1/{1 / t:g}" for t in ticks]
+    )
+    fig.update_xaxes(
+        range=[math.log10(f * edge(strengths)) for f, edge in ((0.9, min), (1.1, max))]
+    )
+    if not logarithmic:
+        return reference_line(fig, record.goal, f"target {record.goal:g}", role="guard")
+    fig.update_yaxes(type="log", dtick=1, exponentformat="power")
+    fig.add_hline(record.goal, line={"dash": "dash", "color": COLOURS["guard"], "width": 1.5})
+    # On a logarithmic axis plotly places lines by value, and their labels by its logarithm.
+    fig.add_annotation(
+        text=f"budget {record.goal:g}",
+        x=1, xref="paper", xanchor="right", y=math.log10(record.goal), yanchor="bottom",
+        showarrow=False, font={"color": COLOURS["guard"], "size": 12},
+    )  # fmt: skip
+    return fig
 
 
 def _series(c: Calibration) -> str:

@@ -28,4 +28,8 @@ from steerkit.searches.selection_rule import select_direction as select_directio
 from steerkit.searches.sweep import Final as Final
 from steerkit.searches.sweep import Sweep as Sweep
 from steerkit.searches.sweep import SweepRow as SweepRow
+from steerkit.searches.tradeoff_verb import Balance as Balance
+from steerkit.searches.tradeoff_verb import OwnAnswer as OwnAnswer
+from steerkit.searches.tradeoff_verb import Tradeoff as Tradeoff
+from steerkit.searches.tradeoff_verb import tradeoff as tradeoff
 from steerkit.searches.verb import search as search

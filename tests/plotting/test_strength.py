@@ -51,6 +51,7 @@ def test_curves_budget_and_chosen_strengths() -> None:
     assert fig.layout.xaxis.type == fig.layout.yaxis.type == "log"
     assert fig.layout.shapes[0].y0 == 0.1
     assert "budget 0.1" in fig.layout.annotations[0].text
+    assert fig.layout.annotations[0].y == -1.0, "labels stand at the logarithm"
     assert "KL per token, mean (nats/token)" in fig.layout.yaxis.title.text
 
 

@@ -79,7 +79,7 @@ def first_tokens(model: Model, prompts: Sequence[Text], answers: Answers) -> Int
             f"got {len(each)} entries"
         )
     found = [
-        tuple(_first(model, prompt, answer) for answer in two)
+        tuple(first_token(model, prompt, answer) for answer in two)
         for prompt, two in zip(prompts, each, strict=True)
     ]
     same = [i for i, (a, b) in enumerate(found) if a == b]
@@ -92,7 +92,7 @@ def first_tokens(model: Model, prompts: Sequence[Text], answers: Answers) -> Int
     return torch.tensor(found)
 
 
-def _first(model: Model, prompt: Text, answer: str | int) -> int:
+def first_token(model: Model, prompt: Text, answer: str | int) -> int:
     """The first token of an answer after a prompt."""
     if isinstance(answer, int):
         if not 0 <= answer < model.info.d_vocab:

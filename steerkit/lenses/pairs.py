@@ -85,11 +85,11 @@ class Pairs:
         if len(clean) > 1 or len(corrupted) > 1:
             return f"{position}"
         (a,), (b,) = clean, corrupted
-        word = _shown(model, a) if a == b else f"{_shown(model, a)}/{_shown(model, b)}"
+        word = shown(model, a) if a == b else f"{shown(model, a)}/{shown(model, b)}"
         return f"{position} {word}"
 
 
-def _shown(model: LanguageModel, token: int) -> str:
+def shown(model: LanguageModel, token: int) -> str:
     """A token as text; its number where the model has no tokenizer or shows nothing."""
     try:
         tokenizer = model.tokenizer

@@ -45,6 +45,7 @@ class HeadPoint:
         n_heads: query heads; of grouped-query attention all of them.
         into: what the projection makes of each head alone, without its bias:
             `[n n_heads d_head]` to `[n n_heads d_model]`, before `norm` and `scale`.
+        constant: what it adds to their sum, `[d_model]`: its bias.
         norm: the post-norm between the projection and the stream, if there is one.
         scale: what the contribution is multiplied by before it is added to the stream.
     """
@@ -52,6 +53,7 @@ class HeadPoint:
     module: nn.Module
     n_heads: int
     into: Callable[[Float[Tensor, "n head d_head"]], Float[Tensor, "n head d_model"]]
+    constant: Float[Tensor, "d_model"]
     norm: nn.Module | None = None
     scale: float = 1.0
     output: bool = False
@@ -104,7 +106,8 @@ def _hooked(attn: Any, block: Any, cfg: Any) -> HeadPoint:
         return torch.einsum("nhd,hdm->nhm", z, attn.W_O)
 
     post = block.ln1_post if getattr(cfg, "use_normalization_before_and_after", False) else None
-    return HeadPoint(attn.hook_z, int(cfg.n_heads), into, norm=post, output=True)
+    bias = attn.b_O.detach()
+    return HeadPoint(attn.hook_z, int(cfg.n_heads), into, bias, norm=post, output=True)
 
 
 def _by_probe(engine: Any) -> tuple[HeadPoint, ...]:
@@ -164,17 +167,26 @@ def _by_probe(engine: Any) -> tuple[HeadPoint, ...]:
         # A wrapper around a projection is called with the same input: the inner one has both.
         module, last = found[0]
         norm = None if last else block.attn
-        points.append(HeadPoint(module, n_heads, _alone(module), norm=norm, scale=block.scale))
+        constant = _nothing(module, record[module][0])
+        points.append(
+            HeadPoint(module, n_heads, _alone(module, constant), constant, norm, block.scale)
+        )
     return tuple(points)
 
 
-def _alone(projection: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The projection of each head with the others at zero, less that of all at zero."""
+def _nothing(projection: nn.Module, like: Tensor) -> Float[Tensor, "d_model"]:
+    """What a projection makes of zeros."""
+    with torch.no_grad():
+        made: Tensor = projection(torch.zeros_like(like[:1, :1]))
+    return made[0, 0]
+
+
+def _alone(projection: nn.Module, constant: Tensor) -> Callable[[Tensor], Tensor]:
+    """The projection of each head with the others at zero, less its bias."""
 
     def into(z: Tensor) -> Tensor:
         n_heads = z.shape[1]
         own = torch.eye(n_heads, dtype=z.dtype, device=z.device)[None, :, :, None] * z[:, None]
-        nothing = projection(torch.zeros_like(own[:1, :1].flatten(-2)))
-        return projection(own.flatten(-2)) - nothing
+        return projection(own.flatten(-2)) - constant
 
     return into

@@ -8,7 +8,12 @@ import torch
 
 import steerkit as sk
 from steerkit.batch import Tokenized
-from steerkit.lenses import activation_patching, attribution_patching
+from steerkit.lenses import (
+    activation_patching,
+    attribution_patching,
+    direct_logit_attribution,
+    logit_lens,
+)
 
 CLEAN, CORRUPTED = (5, 17, 42, 8, 91, 33), (7, 17, 13, 8, 91, 50)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -137,6 +142,48 @@ def test_attribution_is_the_gradient_that_its_hooks_see(hooked):
     found = ours(attribution_patching, hooked, streams=("resid_pre", "mlp_out"))
     expected = torch.stack([((cache[n] - seen[n]) * slopes[n]).sum(-1)[0] for n in names])
     same(found.raw[0] - found.corrupted[0], expected)
+
+
+def test_the_logit_lens_is_the_library_s(hooked):
+    network = hooked.network
+    found = logit_lens(hooked, [Tokenized(CLEAN)], tokens=(71, 3), progress=False)
+    with torch.no_grad():
+        logits, cache = network.run_with_cache(torch.tensor([CLEAN]))
+        states = cache.accumulated_resid(layer=-1, incl_mid=False)[1:, 0]
+        read = network.unembed(network.ln_final(states))
+    cap = network.cfg.output_logits_soft_cap
+    read = cap * torch.tanh(read / cap) if cap > 0 else read
+    same(found.logits[0], read[..., [71, 3]])
+    same(found.logits[0, -1], logits[0, :, [71, 3]])
+
+
+@pytest.mark.parametrize("variant", ["sequential", "rotary"])
+def test_direct_logit_attribution_is_the_library_s(variant):
+    hooked = sk.wrap(hooked_transformer(variant))
+    network = hooked.network
+    _, cache = network.run_with_cache(torch.tensor([CLEAN]))
+    parts, labels = cache.decompose_resid(layer=-1, mode="all", return_labels=True, pos_slice=-1)
+    with torch.no_grad():
+        scaled = cache.apply_ln_to_stack(parts, layer=-1, pos_slice=-1)[:, 0]
+        norm = getattr(network.ln_final, "w", torch.ones(32))
+        expected = scaled * norm @ (network.W_U[:, 71] - network.W_U[:, 3])
+    found = direct_logit_attribution(hooked, [Tokenized(CLEAN)], (71, 3))
+    ours_ = dict(zip(found.components, found.values[0], strict=True))
+    theirs_ = dict(zip(labels, expected.tolist(), strict=True))
+    for layer in range(3):
+        for part in ("attn_out", "mlp_out"):
+            same(ours_[f"{part}@{layer}"], torch.tensor(theirs_[f"{layer}_{part}"]))
+    # Theirs are the token's and the position's, ours what reaches the first block.
+    embedded = sum(v for k, v in theirs_.items() if "embed" in k)
+    same(ours_["embedding"], torch.tensor(embedded))
+
+
+def test_heads_add_up_under_every_norm(hooked):
+    for heads in (False, True):
+        found = direct_logit_attribution(
+            hooked, [Tokenized(CLEAN), Tokenized(CORRUPTED[:4])], (71, 3), heads=heads
+        )
+        assert found.error < 1e-5
 
 
 def test_a_bridge_gives_the_map_of_the_network_it_wraps():

@@ -3,7 +3,18 @@
 import typer
 
 from steerkit import __version__
-from steerkit.commands import audit, calibrate, capture, console, demo, extract, run, search, steer
+from steerkit.commands import (
+    audit,
+    calibrate,
+    capture,
+    console,
+    criteria,
+    demo,
+    extract,
+    run,
+    search,
+    steer,
+)
 
 HELP = f"""Find, apply and audit directions in the residual stream of language models.
 
@@ -16,6 +27,7 @@ Start here:
 Or step by step, each reading what the one before it wrote:
   steerkit capture -m organism:aligned -c requests.jsonl
   steerkit extract activations.safetensors
+  steerkit criteria activations.safetensors
   steerkit search directions.safetensors -c requests.jsonl
   steerkit calibrate directions.safetensors -c requests.jsonl
   steerkit steer steering.safetensors --prompt "hello"
@@ -54,6 +66,7 @@ for name, module in (
     ("run", run),
     ("capture", capture),
     ("extract", extract),
+    ("criteria", criteria),
     ("search", search),
     ("calibrate", calibrate),
     ("steer", steer),

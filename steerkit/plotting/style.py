@@ -134,6 +134,18 @@ CSS = """
 """For pages that embed figures: text follows the page's own colour, light or dark."""
 
 
+def to_page(fig: go.Figure, *, title: str) -> str:
+    """A whole HTML page that shows one figure, light or dark, without a network."""
+    from html import escape
+
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{escape(title)}</title><style>:root {{ color-scheme: light dark; "
+        f"font-family: system-ui, sans-serif }}{CSS}</style></head>"
+        f"<body><h1>{escape(title)}</h1>{to_div(fig, plotlyjs=True)}</body></html>"
+    )
+
+
 def script() -> str:
     """plotly's own code, for a page that must work without a network."""
     from plotly.offline import get_plotlyjs

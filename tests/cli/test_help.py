@@ -6,7 +6,17 @@ from typer.testing import CliRunner
 import steerkit
 from steerkit.cli import app
 
-COMMANDS = ("demo", "run", "capture", "extract", "search", "calibrate", "steer", "audit")
+COMMANDS = (
+    "demo",
+    "run",
+    "capture",
+    "extract",
+    "criteria",
+    "search",
+    "calibrate",
+    "steer",
+    "audit",
+)
 
 
 def test_the_help_names_every_command_and_exit_code():

@@ -60,3 +60,10 @@ def test_plotly_is_put_inside_once_asked_for():
     with_library = style.to_div(fig, plotlyjs=True)
     assert len(with_library) > 1_000_000 > len(style.to_div(fig))
     assert "cdn.plot.ly" not in style.to_div(fig)
+
+
+def test_a_page_needs_no_network_and_escapes_its_title():
+    page = style.to_page(style.figure(), title="a < b & c")
+    assert page.startswith("<!doctype html>") and page.count("a &lt; b &amp; c") == 2
+    assert "script src" not in page and len(page) > 1_000_000
+    assert "color-scheme: light dark" in page

@@ -64,8 +64,9 @@ Aim = Annotated[
 Objective = Annotated[
     str,
     typer.Option(
-        help="What to move: refusal (rate of refusing answers), log_odds (of two answers), "
-        "projection (on the deepest direction)."
+        help="What to move: refusal (rate of refusing answers), unanswered (anything but the "
+        "right answer), log_odds (of two answers), label_accuracy, projection (on the deepest "
+        "direction), or a check of the audit that reads answers."
     ),
 ]
 Towards = Annotated[
@@ -87,6 +88,22 @@ Strengths = Annotated[
 MaxKL = Annotated[
     float,
     typer.Option("--max-kl", help="Guard: mean KL on guarded prompts, in nats per token."),
+]
+Guards = Annotated[
+    str,
+    typer.Option(
+        "--guard",
+        help="What must hold on guarded prompts: kl, perplexity, accuracy; comma-separated.",
+    ),
+]
+Also = Annotated[
+    list[str],
+    typer.Option(
+        "--also", help="Another contrast on which the choice is measured once; repeatable."
+    ),
+]
+CheckpointFile = Annotated[
+    str, typer.Option("--checkpoint", help="Keep measurements here; an interrupted search goes on.")
 ]
 NRandom = Annotated[int, typer.Option(help="Random directions in each null; 0 for none.", min=0)]
 SystemPrompt = Annotated[

@@ -31,7 +31,10 @@ def command(
     positions: o.Rules = "all,last_prompt",
     references: o.References = "zero,negative_mean",
     strengths: o.Strengths = "",
+    guard: o.Guards = "kl",
     max_kl: o.MaxKL = 0.1,
+    also: o.Also = [],  # noqa: B006
+    checkpoint: o.CheckpointFile = "",
     n_random: o.NRandom = 199,
     layers: o.Layers = "",
     methods: Annotated[
@@ -64,6 +67,7 @@ def command(
     from steerkit.interventions import save_steering
     from steerkit.pipeline import part_of
     from steerkit.searches import search
+    from steerkit.searches.guards import LIMITS
 
     with staged(out, FILES, force=force) as folder:
         prompts = part_of(inputs.read_contrast(contrast, template), part, seed=seed, limit=limit)
@@ -82,7 +86,11 @@ def command(
             references=inputs.read_names(references),
             objective=inputs.read_objective(objective, towards, away),
             aim=inputs.read_aim(aim),
-            guard_max=max_kl,
+            guard={
+                g: max_kl if g == "kl" else LIMITS.get(g, 0.0) for g in inputs.read_names(guard)
+            },
+            transfer={name: inputs.read_contrast(name, template) for name in also},
+            checkpoint=checkpoint or None,
             n_random=n_random,
             seed=seed,
         )
@@ -117,6 +125,7 @@ def sweep_view(sweep: "Sweep", written: list[str]) -> RenderableType:
             f"{r.strength:g}",
             f"{r.value}",
             f"{r.guard.value:.3g}" if r.guard else "",
+            f"{r.wrong_way.value:.0%}",
             "yes" if r.allowed else "no",
         )
         for r in ranked[:8]
@@ -129,7 +138,8 @@ def sweep_view(sweep: "Sweep", written: list[str]) -> RenderableType:
         "positions",
         "strength",
         sweep.objective,
-        "KL",
+        sweep.cost or "guard",
+        "wrong way",
         "allowed",
         rows=rows,
     )

@@ -89,7 +89,7 @@ class Settings:
         from steerkit.interventions import OPERATORS
         from steerkit.interventions.level import check_level
         from steerkit.searches.guards import check_guard
-        from steerkit.searches.objectives import NAMES
+        from steerkit.searches.naming import NAMES
         from steerkit.site import Site
 
         for method in self.methods:

@@ -12,6 +12,9 @@ from steerkit.errors import MethodError
 from steerkit.plotting.style import COLOURS, SEQUENTIAL, figure, intervals, reference_line
 from steerkit.searches import DoseResponse, NullDraws, Sweep, SweepRow
 
+ROOM = 10
+"""Columns up to which a cell has room for a number and its interval."""
+
 
 def heat_map(sweep: Sweep) -> go.Figure:
     """Effect on the objective at every site and setting, on the selection prompts.
@@ -31,7 +34,7 @@ def heat_map(sweep: Sweep) -> go.Figure:
     best = {(str(r.site), _setting(r, many)): r for r in sweep.rows}
     cells = [[best.get((site, column)) for column in columns] for site in sites]
     values = [[math.nan if r is None else r.effect.value for r in line] for line in cells]
-    fig = figure(height=300 + 34 * len(sites))
+    fig = figure(height=300 + (46 if len(columns) <= ROOM else 34) * len(sites))
     top = max(1.0 if sweep.unit == "fraction" else 0.0, float(np.nanmax(values)))
     fig.add_heatmap(
         x=columns,
@@ -50,6 +53,10 @@ def heat_map(sweep: Sweep) -> go.Figure:
         },
         customdata=[["" if r is None else _words(r) for r in line] for line in cells],
         hovertemplate="%{customdata}<extra></extra>",
+        # Numbers where there is room for them; otherwise they are in the hover text.
+        text=[["" if r is None else _cell(r) for r in line] for line in cells],
+        texttemplate="%{text}" if len(columns) <= ROOM else "",
+        textfont={"size": 11},
         xgap=2,
         ygap=2,
     )
@@ -176,6 +183,12 @@ def _mark(
     )
 
 
+def _cell(row: SweepRow) -> str:
+    """Effect with its interval, on two lines."""
+    e = row.effect
+    return f"{e.value:.2f}<br>[{e.low:.2f}, {e.high:.2f}]"
+
+
 def _setting(row: SweepRow, many: bool) -> str:
     """The column of a candidate: everything but its site."""
     strength = "" if row.strength == 1 else f" x{row.strength:g}"
@@ -184,5 +197,5 @@ def _setting(row: SweepRow, many: bool) -> str:
 
 
 def _words(row: SweepRow) -> str:
-    kl = f"<br>KL {row.guard} nats/token" if row.guard else ""
+    kl = "".join(f"<br>{g} {d.mean} {d.mean.unit}" for g, d in row.damages.items())
     return f"{row}<br>effect {row.effect}{kl}<br>|delta h| {row.size:.3g}"

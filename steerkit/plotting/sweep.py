@@ -59,7 +59,9 @@ def by_layer(sweep: Sweep) -> go.Figure:
 
 
 def trade_off(sweep: Sweep) -> go.Figure:
-    """Every candidate: its effect against the KL on guarded prompts; the dashed line is the guard.
+    """Every candidate: its effect against the damage to guarded prompts; dashed: the guard.
+
+    The line is the Pareto front: what no other candidate beats in effect without more damage.
 
     Raises:
         MethodError: the search had no guard.
@@ -67,7 +69,16 @@ def trade_off(sweep: Sweep) -> go.Figure:
     rows = [r for r in sweep.rows if r.guard is not None]
     if not rows:
         raise MethodError("this search had no guard, so there is no cost to draw")
-    fig = figure(x="KL on guarded prompts (nats per token)", y=f"effect on {_axis(sweep)}")
+    fig = figure(x=f"damage to guarded prompts: {sweep.cost}", y=f"effect on {_axis(sweep)}")
+    front = [r for r in sweep.pareto if r.guard]
+    fig.add_scatter(
+        x=[r.guard.value for r in front if r.guard],
+        y=[r.effect.value for r in front],
+        mode="lines",
+        name="Pareto front",
+        line={"color": COLOURS["text"], "width": 1.5, "shape": "hv"},
+        hoverinfo="skip",
+    )
     kinds = list(dict.fromkeys(_kind(r) for r in rows))[:AT_ONCE]
     for number, kind in enumerate(kinds):
         own = [r for r in rows if _kind(r) == kind]
@@ -123,7 +134,8 @@ def _strongest(rows: Sequence[SweepRow]) -> SweepRow | None:
 
 
 def _cost(row: SweepRow) -> str:
-    return f"KL {row.guard} nats/token" if row.guard else "no guard"
+    told = (f"{name} {d.mean} {d.mean.unit}" for name, d in row.damages.items())
+    return "<br>".join(told) or "no guard"
 
 
 def _axis(sweep: Sweep) -> str:

@@ -27,7 +27,8 @@ from steerkit.searches.calibration_roots import Hunt
 from steerkit.searches.candidates import AIMS, Aim, Factory, Operation, operation
 from steerkit.searches.guards import KLGuard
 from steerkit.searches.measure import Side, sides, sign
-from steerkit.searches.objectives import Objective, Projection, Refusal, make_objective
+from steerkit.searches.naming import make_objective
+from steerkit.searches.objectives import Objective, Projection, Refusal
 from steerkit.site import Site
 from steerkit.statistics import Estimate, group_bootstrap
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steerkit.errors import MethodError
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Intervention, Model
 from steerkit.searches.candidates import Aim
-from steerkit.searches.guards import Damage, KLGuard
+from steerkit.searches.guards import Damage, Guard
 from steerkit.searches.objectives import Objective, Scores
 from steerkit.statistics import Floats
 
@@ -60,19 +61,50 @@ def measure(
     *,
     advance: Callable[[int], object] = lambda n: None,
 ) -> Scores:
-    """The objective of every intervention on every prompt, `[intervention prompt]`."""
+    """The objective of every intervention on every prompt, `[intervention prompt]`.
+
+    Raises:
+        MethodError: a value that is not a number: no mean over the rest could be trusted.
+    """
     values: list[Floats] = [np.empty((0, len(prompts)))]
     outputs: list[tuple[str, ...]] = []
     for view, slots in views(model, interventions):
         found = objective.score(view, prompts, slots)
+        before = sum(map(len, values))
+        _numbers(found, objective, prompts, interventions[before : before + len(slots)])
         values.append(found.values)
         outputs += found.outputs
         advance(len(slots))
     return Scores(np.concatenate(values), tuple(outputs))
 
 
+def measure_plain(model: Model, objective: Objective, prompts: Sequence[Prompt]) -> Scores:
+    """The objective of the model as it is, `[1 prompt]`.
+
+    Raises:
+        MethodError: a value that is not a number.
+    """
+    found = objective.score(model, prompts)
+    _numbers(found, objective, prompts, ["the unsteered model"])
+    return found
+
+
+def _numbers(
+    found: Scores, objective: Objective, prompts: Sequence[Prompt], names: Sequence[object]
+) -> None:
+    bad = np.argwhere(np.isnan(found.values))
+    if len(bad):
+        slot, prompt = (int(i) for i in bad[0])
+        raise MethodError(
+            f"the objective '{objective.name}' is not a number for {len(bad)} of "
+            f"{found.values.size} answers, first for {names[slot]} on the prompt "
+            f"{prompts[prompt].text[:40]!r}; give prompts that it applies to, a judge that "
+            "always answers, or smaller strengths if the model overflowed"
+        )
+
+
 def measure_damage(
-    model: Model, interventions: Sequence[Intervention], guard: KLGuard, *, seed: int = 0
+    model: Model, interventions: Sequence[Intervention], guard: Guard, *, seed: int = 0
 ) -> list[Damage]:
     """What every intervention does to the guarded prompts."""
     return [
@@ -83,15 +115,15 @@ def measure_damage(
 
 
 def within(
-    model: Model, interventions: Sequence[Intervention], guard: KLGuard | None
+    model: Model, interventions: Sequence[Intervention], guards: Sequence[Guard]
 ) -> list[bool]:
-    """Which interventions meet the guard; all of them where there is none."""
-    if guard is None:
-        return [True] * len(interventions)
+    """Which interventions meet every guard; all of them where there is none."""
     return [
-        met
+        all(met)
         for view, slots in views(model, interventions)
-        for met in guard.meets(model, view, slots)
+        for met in zip(
+            [True] * len(slots), *(g.meets(model, view, slots) for g in guards), strict=True
+        )
     ]
 
 

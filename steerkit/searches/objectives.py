@@ -3,7 +3,6 @@
 Values of all slots are measured on the same prompts, many slots in one batch.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,14 +14,12 @@ from torch import Tensor
 from steerkit.batch import Batch
 from steerkit.direction import Direction
 from steerkit.errors import MethodError
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Prompt
 from steerkit.protocols import Model
 from steerkit.refusals import fold, is_refusal
-from steerkit.registry import suggest
 from steerkit.scoring import TOKEN_BUDGET, answer_log_probs_by_slot, slot_batches
 from steerkit.statistics import Floats
 
-NAMES = ("refusal", "unanswered", "log_odds", "projection")
 ROWS_AT_ONCE = 4096
 """Generated rows held in memory at a time."""
 
@@ -228,54 +225,3 @@ def last_prompt(stream: Tensor, batch: Batch) -> Tensor:
     """The stream at each row's last prompt token, `[batch d_model]`."""
     at = (batch.absolute == batch.prompt_len[:, None] - 1).long().argmax(1)
     return stream[torch.arange(len(stream), device=stream.device), at.to(stream.device)]
-
-
-def make_objective(
-    objective: "str | Objective",
-    model: Model,
-    directions: Sequence[Direction],
-    contrast: Contrast,
-    *,
-    max_new_tokens: int,
-    token_budget: int,
-) -> Objective:
-    """The objective of a name, or the object given.
-
-    `unanswered` needs prompts with an `answer`. `log_odds` by name compares the plain
-    model's commonest refusal of the positive prompts with each prompt's own `answer`;
-    `projection` reads the deepest direction.
-
-    Raises:
-        MethodError: an unknown name, or prompts that lack what the name needs.
-    """
-    if not isinstance(objective, str):
-        return objective
-    positive, prompts = contrast.positive, contrast.prompts
-    if objective not in NAMES:
-        raise MethodError(f"no objective named '{objective}'; {suggest(objective, NAMES)}")
-    if objective == "refusal":
-        return Refusal(max_new_tokens, token_budget=token_budget)
-    if objective == "projection":
-        return Projection(max(directions, key=lambda d: d.site.order), token_budget)
-    missing = [p for p in prompts if not p.answer]
-    if missing:
-        instead = "" if objective == "unanswered" else ", or pass LogOdds(positive=, negative=)"
-        raise MethodError(
-            f"the objective '{objective}' compares with each prompt's own answer, but "
-            f"{len(missing)} of {len(prompts)} prompts have none, such as "
-            f"{missing[0].text[:40]!r}; give prompts an `answer`{instead}"
-        )
-    if objective == "unanswered":
-        return Unanswered(max_new_tokens, token_budget)
-    said = [c.text for c in model.generate(positive, max_new_tokens=max_new_tokens)]
-    refusals = Counter(text for text in said if is_refusal(text))
-    if not refusals:
-        raise MethodError(
-            "the objective 'log_odds' needs a refusal to look for, but the model refused none "
-            f"of {len(positive)} positive prompts; pass LogOdds(positive=..., negative=...)"
-        )
-    return LogOdds(
-        (refusals.most_common(1)[0][0],),
-        own={p.text: (p.answer,) for p in prompts},
-        token_budget=token_budget,
-    )

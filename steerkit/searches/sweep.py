@@ -4,133 +4,22 @@ import html
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from steerkit.direction import Direction
+import numpy as np
+
 from steerkit.errors import MethodError
-from steerkit.protocols import Intervention
 from steerkit.searches.candidates import Aim
 from steerkit.searches.nulls import NullDraws
-from steerkit.site import Site
+from steerkit.searches.rows import Final, SweepRow
 from steerkit.statistics import Estimate
 
-
-@dataclass(frozen=True, eq=False)
-class SweepRow:
-    """One candidate, measured on the selection prompts.
-
-    Attributes:
-        direction: the vector.
-        intervention: operator, positions and strength with it, ready for `model.with_`.
-        operator: `add`, `ablate`, ...
-        reference: what the operator moves to, or empty.
-        positions: the position rule.
-        strength: see the operator.
-        value: the objective while steered.
-        effect: change of the objective in the aim's sense, paired by prompt.
-        guard: mean KL per token on the guarded prompts, in nats; None without a guard.
-        guard_p95: 95th percentile of that KL over tokens.
-        size: mean |delta h| over the touched tokens, in activation units.
-        allowed: whether the guard is met.
-    """
-
-    direction: Direction
-    intervention: Intervention
-    operator: str
-    reference: str
-    positions: str
-    strength: float
-    value: Estimate
-    effect: Estimate
-    guard: Estimate | None
-    guard_p95: float
-    size: float
-    allowed: bool
-
-    @property
-    def site(self) -> Site:
-        """Where the direction was read and acts."""
-        return self.direction.site
-
-    @property
-    def merit(self) -> tuple[float, float, float]:
-        """Larger is better: effect, then less damage, then a smaller change of the stream."""
-        return (self.effect.value, -(self.guard.value if self.guard else 0.0), -self.size)
-
-    @property
-    def method(self) -> str:
-        """The extractor."""
-        return self.direction.method
-
-    @property
-    def how(self) -> str:
-        """Operator and reference in words."""
-        return f"{self.operator} to {self.reference}" if self.reference else self.operator
-
-    def __str__(self) -> str:
-        return (
-            f"{self.how}, {self.method} at {self.site}, {self.positions}, "
-            f"strength {self.strength:g}"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, without the vector."""
-        return {
-            "site": str(self.site),
-            "method": self.method,
-            "operator": self.operator,
-            "reference": self.reference,
-            "positions": self.positions,
-            "strength": self.strength,
-            "value": self.value.to_json(),
-            "effect": self.effect.to_json(),
-            "guard": self.guard.to_json() if self.guard else None,
-            "guard_p95": self.guard_p95,
-            "size": self.size,
-            "allowed": self.allowed,
-        }
-
-
-@dataclass(frozen=True)
-class Final:
-    """The choice, measured once on prompts that the search never saw.
-
-    Attributes:
-        plain: the objective unsteered.
-        steered: the objective with the choice.
-        effect: its change in the aim's sense, paired by prompt.
-        guard: mean KL per token, nats; None without a guard.
-        guard_p95: 95th percentile of that KL over tokens.
-        other_plain: the objective on the other side of the contrast, unsteered.
-        other_steered: the same with the choice.
-        nulls: random directions with the same operator, at the same size, on these prompts.
-        items: each prompt with both answers (where there are any) and both values.
-    """
-
-    plain: Estimate
-    steered: Estimate
-    effect: Estimate
-    guard: Estimate | None
-    guard_p95: float
-    other_plain: Estimate
-    other_steered: Estimate
-    nulls: tuple[NullDraws, ...]
-    items: tuple[Mapping[str, Any], ...] = field(repr=False, default=())
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return {
-            "plain": self.plain.to_json(),
-            "steered": self.steered.to_json(),
-            "effect": self.effect.to_json(),
-            "guard": self.guard.to_json() if self.guard else None,
-            "guard_p95": self.guard_p95,
-            "other_plain": self.other_plain.to_json(),
-            "other_steered": self.other_steered.to_json(),
-            "nulls": [n.to_json() for n in self.nulls],
-            "items": [dict(item) for item in self.items],
-        }
+_QUANTITIES = {
+    "kl": "the KL per token (nats)",
+    "perplexity": "the loss of log-probability per token (nats)",
+    "accuracy": "the share of right answers lost",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +32,7 @@ class Sweep:
         objective: what was measured.
         unit: its unit.
         plain: the objective of the unsteered model on the selection prompts.
-        guard_name: the guard, or None.
-        guard_max: its limit, in nats a token.
+        limits: largest mean damage that each guard accepts, by guard; empty without one.
         searched: the best effect beside the best that random directions reach in the same
             search over the same candidates (maxima against maxima); None if not run.
         final: the choice on unseen prompts; None where nothing met the guard.
@@ -156,8 +44,7 @@ class Sweep:
     objective: str
     unit: str
     plain: Estimate
-    guard_name: str | None
-    guard_max: float
+    limits: Mapping[str, float]
     searched: NullDraws | None
     final: Final | None
     provenance: Mapping[str, Any]
@@ -176,15 +63,62 @@ class Sweep:
         """
         allowed = [row for row in self.rows if row.allowed]
         if not allowed:
-            closest = min(self.rows, key=lambda r: r.guard.value if r.guard else 0.0)
-            kl = closest.guard.value if closest.guard else float("nan")
+            nearest, guard, found = self.nearest
             raise MethodError(
-                f"none of {len(self.rows)} candidates keeps the KL on guarded prompts below "
-                f"{self.guard_max:g} nats per token; the closest is {closest} with {kl:.3g}. "
-                "Try smaller strengths, positions='last_prompt', reference 'negative_mean', "
-                "or a larger guard_max"
+                f"none of {len(self.rows)} candidates keeps {_QUANTITIES.get(guard, guard)} on "
+                f"guarded prompts below {self.limits[guard]:g}; the closest is {nearest} with "
+                f"{found:.3g}. Try smaller strengths, positions='last_prompt', reference "
+                "'negative_mean', or a larger guard_max"
             )
         return max(allowed, key=lambda r: r.merit)
+
+    @property
+    def nearest(self) -> tuple[SweepRow, str, float]:
+        """The candidate that comes nearest to meeting every guard, its worst guard, and by what.
+
+        Raises:
+            MethodError: the search had no guard.
+        """
+        if not self.limits:
+            raise MethodError("this search had no guard, so no candidate is near to one")
+
+        def worst(row: SweepRow) -> tuple[float, str]:
+            return max((row.damages[g].mean.value / x, g) for g, x in self.limits.items())
+
+        row = min(self.rows, key=lambda r: worst(r)[0])
+        guard = worst(row)[1]
+        return row, guard, row.damages[guard].mean.value
+
+    @property
+    def guard_max(self) -> float:
+        """Limit of the first guard; NaN without one."""
+        return next(iter(self.limits.values()), float("nan"))
+
+    @property
+    def cost(self) -> str:
+        """The first guard with its unit, as a column's head; empty without one."""
+        units = {r.guard.unit for r in self.rows[:1] if r.guard}
+        return f"{next(iter(self.limits))} ({next(iter(units))})" if units else ""
+
+    @property
+    def pareto(self) -> tuple[SweepRow, ...]:
+        """Candidates that no other beats in effect without more damage, cheapest first.
+
+        Of each kind of damage; with equal numbers the first candidate stands for all.
+        """
+        points = np.array(
+            [[-r.effect.value, *(r.damages[g].mean.value for g in self.limits)] for r in self.rows]
+        )
+        front = [
+            row
+            for i, row in enumerate(self.rows)
+            if not any(
+                (other <= points[i]).all() and ((other < points[i]).any() or j < i)
+                for j, other in enumerate(points)
+                if j != i
+            )
+        ]
+        return tuple(sorted(front, key=lambda r: r.guard.value if r.guard else 0.0))
 
     @property
     def best_of_each_site(self) -> tuple[SweepRow, ...]:
@@ -204,14 +138,14 @@ class Sweep:
         """The `n` best candidates as a markdown table, the choice first."""
         header = (
             "| site | method | operator | positions | strength | "
-            f"{self.objective} ({self.unit}) | effect | KL (nats/token) | size | allowed |"
+            f"{self.objective} ({self.unit}) | effect | {self.cost} | size | allowed |"
         )
         lines = [header, "|" + "---|" * 10]
         for r in self.ranked[:n]:
-            kl = "" if r.guard is None else f"{r.guard}"
+            cost = f"{r.guard}" if r.guard else ""
             lines.append(
                 f"| {r.site} | {r.method} | {r.how} | {r.positions} | {r.strength:g} | {r.value} "
-                f"| {r.effect} | {kl} | {r.size:.3g} | {'yes' if r.allowed else 'no'} |"
+                f"| {r.effect} | {cost} | {r.size:.3g} | {'yes' if r.allowed else 'no'} |"
             )
         return "\n".join(lines)
 
@@ -222,8 +156,9 @@ class Sweep:
             "objective": self.objective,
             "unit": self.unit,
             "plain": self.plain.to_json(),
-            "guard": {"name": self.guard_name, "max": self.guard_max},
+            "limits": dict(self.limits),
             "best": self.best.to_json() if self.found else None,
+            "pareto": [self.rows.index(row) for row in self.pareto],
             "searched": self.searched.to_json() if self.searched else None,
             "final": self.final.to_json() if self.final else None,
             "rows": [row.to_json() for row in self.rows],
@@ -233,7 +168,11 @@ class Sweep:
     def summary(self) -> str:
         """What was found, in a few lines of plain text."""
         if not self.found:
-            return f"{len(self.rows)} candidates, none within the guard ({self.guard_max:g})"
+            row, guard, found = self.nearest
+            return (
+                f"{len(self.rows)} candidates, none within the guard; the nearest is {row} with "
+                f"{guard} {found:.3g} (limit {self.limits[guard]:g})"
+            )
         lines = [f"best of {len(self.rows)}: {self.best}"]
         if self.final:
             f = self.final
@@ -241,8 +180,15 @@ class Sweep:
                 f"on unseen prompts: {self.objective} {f.plain} -> {f.steered} ({self.unit})"
             )
             lines.append(f"on the other side: {f.other_plain} -> {f.other_steered}")
-            if f.guard:
-                lines.append(f"KL {f.guard} nats/token, 95th percentile {f.guard_p95:.3g}")
+            lines += [
+                f"{name} {d.mean} {d.mean.unit}, 95th percentile {d.p95:.3g}"
+                for name, d in f.damages.items()
+            ]
+            lines.append(f"moved the wrong way: {f.wrong_way} of prompts")
+            lines += [
+                f"on {t.name}: {self.objective} {t.plain} -> {t.steered} ({self.unit})"
+                for t in f.transfer
+            ]
             lines += [_null_line(n) for n in f.nulls]
         if self.searched:
             lines.append(_null_line(self.searched))
@@ -272,7 +218,7 @@ class Sweep:
         )
         heads = (
             "site", "method", "operator", "positions", "strength",
-            f"{self.objective} ({self.unit})", "KL (nats/token)", "allowed",
+            f"{self.objective} ({self.unit})", self.cost, "allowed",
         )  # fmt: skip
         head = "".join(f"<th style='text-align:left'>{html.escape(h)}</th>" for h in heads)
         text = "<br>".join(html.escape(line) for line in self.summary().splitlines())

@@ -1,31 +1,33 @@
 """The verb: try every candidate on held-out prompts, choose under a guard, confirm on the rest."""
 
+import hashlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from steerkit.batch import Positions
 from steerkit.direction import Direction
 from steerkit.errors import MethodError
 from steerkit.prompts import Contrast
-from steerkit.protocols import Intervention, Model
+from steerkit.protocols import Model
 from steerkit.registry import suggest
 from steerkit.scoring import with_own_answers
-from steerkit.searches.candidates import AIMS, Aim, Candidate, Factory, every_candidate
-from steerkit.searches.final import class_states, confirm
-from steerkit.searches.guards import Damage, KLGuard, check_guard
-from steerkit.searches.measure import Side, measure, measure_damage, sides, sign, spread, within
-from steerkit.searches.nulls import SHAPES, NullDraws, matched, random_directions
-from steerkit.searches.objectives import Objective, Scores, make_objective
-from steerkit.searches.states import States, states
-from steerkit.searches.sweep import Final, Sweep, SweepRow
-from steerkit.statistics import Floats, cluster_mean
-
-FLOORS = ((39, 8), (19, 4))
-"""(random searches, prompts of each) kept as a budget tightens; it never goes below the last."""
+from steerkit.searches.candidates import AIMS, Aim, Factory, every_candidate
+from steerkit.searches.checkpoint import Checkpoint
+from steerkit.searches.final import confirm
+from steerkit.searches.guarding import fewer, guards_on, read_limits
+from steerkit.searches.measure import measure_plain, sides, sign, spread
+from steerkit.searches.naming import make_objective
+from steerkit.searches.nulls import SHAPES
+from steerkit.searches.objectives import Objective
+from steerkit.searches.rows import Final
+from steerkit.searches.searched import affordable, random_searches
+from steerkit.searches.selection import measure_candidates, row_of
+from steerkit.searches.states import states
+from steerkit.searches.sweep import Sweep
+from steerkit.statistics import cluster_mean
 
 
 def search(
@@ -39,14 +41,16 @@ def search(
     references: Sequence[str] = ("zero", "negative_mean"),
     objective: str | Objective = "refusal",
     aim: Aim = "reduce",
-    guard: str | None = "kl",
-    guard_max: float = 0.1,
+    guard: str | Sequence[str] | Mapping[str, float] | None = "kl",
+    guard_max: float | None = None,
+    transfer: Contrast | Mapping[str, Contrast] | None = None,
     n_random: int = 199,
     null_prompts: int = 16,
     null_budget: int = 6_000,
     fraction: float = 0.5,
     max_new_tokens: int = 16,
     token_budget: int = 16_384,
+    checkpoint: str | Path | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> Sweep:
@@ -68,11 +72,16 @@ def search(
         positions: position rules to try.
         references: reference points to try, for operators that have one.
         objective: `refusal`, `unanswered` (not the prompt's own answer), `log_odds`,
-            `projection`, or an `Objective`.
+            `label_accuracy`, `projection`, a check of the audit that reads answers (such as
+            `compliance`), or an `Objective` (`Judged(judge)` for any callable).
         aim: `reduce` the objective on the positive prompts, or `induce` it on the negative.
-        guard: `kl`: mean KL(plain || steered) per token on the other side's prompts, over
-            the plain model's own answers; None for no guard.
-        guard_max: its limit, in nats a token.
+        guard: what must hold on the other side's prompts: `kl` (KL(plain || steered) per token
+            over the plain model's own answers), `perplexity` (loss of their log-probability
+            per token), `accuracy` (share of right answers lost); several, or limits by name;
+            None for no guard.
+        guard_max: limit of a single guard; by default 0.1 nats a token, or 0.02 of answers.
+        transfer: further contrasts, such as other templates, on which the choice is measured
+            once at the end.
         n_random: random directions of each shape at the chosen candidate; 0 for no nulls.
         null_prompts: prompts on which random directions are measured, at most.
         null_budget: measured rows (direction x candidate x prompt) that random searches may
@@ -82,6 +91,7 @@ def search(
         fraction: share of the held-out groups that selection uses.
         max_new_tokens: length of generated answers.
         token_budget: padded tokens a forward pass.
+        checkpoint: a file that keeps what was measured; the same search goes on from it.
         seed: every random choice follows from it.
         progress: one bar, to stderr.
 
@@ -90,56 +100,50 @@ def search(
         InterventionError: an unknown operator or rule, strengths not finite.
         DirectionError: no directions, or directions of another model.
         PromptError: too few groups to split.
+        OutputError: a checkpoint of another search.
     """
     if aim not in AIMS:
         raise MethodError(f"no aim named '{aim}'; {suggest(str(aim), AIMS)}")
-    check_guard(guard, guard_max)
+    limits = read_limits(guard, guard_max)
+    further = {transfer.name: transfer} if isinstance(transfer, Contrast) else dict(transfer or {})
     listed = [directions] if isinstance(directions, Direction) else list(directions)
     for direction in listed:
         direction.check(model.info)
     tried = every_candidate(
         listed, intervene, aim=aim, strengths=strengths, positions=positions, references=references
     )
+    interventions = [c.intervention for c in tried]
     selection, confirmation = held_out.split(fraction, seed=seed)
-    target = make_objective(
-        objective,
-        model,
-        listed,
-        held_out,
-        max_new_tokens=max_new_tokens,
-        token_budget=token_budget,
-    )
+    budget: dict[str, Any] = {"max_new_tokens": max_new_tokens, "token_budget": token_budget}
+    target = make_objective(objective, model, listed, held_out, **budget)
     task, other = sides(selection, aim)
-    draws, few = _affordable(len(tried), n_random, null_prompts, null_budget, len(task.prompts))
+    draws, few = affordable(len(tried), n_random, null_prompts, null_budget, len(task.prompts))
+    kept = Checkpoint(
+        checkpoint,
+        {
+            "model": [model.info.fingerprint, getattr(model, "steering", ())],
+            "prompts": [held_out.sha256, fraction],
+            "candidates": [[str(c), fingerprint_of(c.direction)] for c in tried],
+            "objective": [target.name, str(target), max_new_tokens],
+            "guards": limits,
+            "random directions": [draws, few, seed],
+        },
+    )
 
     from tqdm.auto import tqdm
 
     steps = len(tried) * (1 + draws) + 1 + len(SHAPES) * n_random
     with tqdm(total=steps, desc="search", disable=not progress) as bar:
-        plain = target.score(model, task.prompts)
-        said = model.generate(
-            task.prompts, max_new_tokens=max_new_tokens, token_budget=token_budget
-        )
+        plain = measure_plain(model, target, task.prompts)
+        said = model.generate(task.prompts, **budget)
         met = states(model, with_own_answers(said), [c.direction.site for c in tried])
-        interventions = [c.intervention for c in tried]
-        scores = measure(model, interventions, target, task.prompts, advance=bar.update)
-        damages: list[Damage | None] = [None] * len(tried)
-        watched = None
-        if guard is not None:
-            watched = KLGuard.on(
-                model,
-                other.prompts,
-                other.groups,
-                limit=guard_max,
-                max_new_tokens=max_new_tokens,
-                token_budget=token_budget,
-            )
-            damages = [*measure_damage(model, interventions, watched, seed=seed)]
+        guards = guards_on(model, other, limits, **budget)
+        values, damages = measure_candidates(
+            model, interventions, target, task, guards, seed=seed, kept=kept, advance=bar.update
+        )
         rows = tuple(
-            _row(candidate, intervention, values, damage, plain, task, met, aim, target, guard_max)
-            for candidate, intervention, values, damage in zip(
-                tried, interventions, scores.values, damages, strict=True
-            )
+            row_of(c, i, v, d, limits, plain.values[0], task, met, aim, target.unit)
+            for c, i, v, d in zip(tried, interventions, values, damages, strict=True)
         )
         sweep = Sweep(
             rows=rows,
@@ -147,8 +151,7 @@ def search(
             objective=target.name,
             unit=target.unit,
             plain=cluster_mean(plain.values[0], task.groups, seed=seed, unit=target.unit),
-            guard_name=guard,
-            guard_max=guard_max,
+            limits=limits,
             searched=None,
             final=None,
             provenance=_provenance(model, held_out, selection, confirmation, seed),
@@ -158,9 +161,8 @@ def search(
         searched = None
         if draws:
             some = spread(len(task.prompts), few, seed=seed)
-            effects = sign(aim) * (scores.values - plain.values)[:, some].mean(1)
-            observed = max(e for e, row in zip(effects, rows, strict=True) if row.allowed)
-            searched = _random_searches(
+            effects = sign(aim) * (values - plain.values)[:, some].mean(1)
+            searched = random_searches(
                 model,
                 tried,
                 rows,
@@ -170,127 +172,34 @@ def search(
                 selection,
                 met,
                 aim=aim,
-                guard=watched and watched.only(spread(len(watched.items), few, seed=seed)),
-                observed=float(observed),
+                guards=fewer(guards, few, seed=seed),
+                observed=max(float(e) for e, r in zip(effects, rows, strict=True) if r.allowed),
                 n=draws,
                 seed=seed + 10,
+                kept=kept,
                 advance=bar.update,
             )
-        choice = tried[rows.index(sweep.best)]
         final: Final = confirm(
             model,
-            choice,
+            tried[rows.index(sweep.best)],
             confirmation,
             target,
             aim=aim,
-            guard=guard_max if guard is not None else None,
+            limits=limits,
+            transfer=further,
             n_random=n_random,
             null_prompts=null_prompts,
-            max_new_tokens=max_new_tokens,
-            token_budget=token_budget,
             seed=seed,
             advance=bar.update,
+            **budget,
         )
     return replace(sweep, searched=searched, final=final)
 
 
-def _affordable(
-    candidates: int, n_random: int, prompts: int, budget: int, there: int
-) -> tuple[int, int]:
-    """(random searches, prompts of each) within the budget; the observed maximum uses the same."""
-    if not n_random or not budget:
-        return 0, 0
-    most = min(prompts, there)
-    few, draws = most, min(n_random, budget // (candidates * most))
-    # Few prompts make rates coarse, and coarse maxima tie at the top: draws shrink first.
-    for floor, fewest_prompts in FLOORS:
-        fewest_draws = min(floor, n_random)
-        if draws >= fewest_draws:
-            break
-        few = min(most, max(fewest_prompts, budget // (candidates * fewest_draws)))
-        draws = min(n_random, budget // (candidates * few))
-    return max(draws, min(FLOORS[-1][0], n_random)), few
-
-
-def _row(
-    candidate: Candidate,
-    intervention: Intervention,
-    values: Floats,
-    damage: Damage | None,
-    plain: Scores,
-    task: Side,
-    met: States,
-    aim: Aim,
-    target: Objective,
-    guard_max: float,
-) -> SweepRow:
-    change = sign(aim) * (values - plain.values[0])
-    return SweepRow(
-        direction=candidate.direction,
-        intervention=intervention,
-        operator=candidate.operator,
-        reference=candidate.reference,
-        positions=str(candidate.positions),
-        strength=candidate.strength,
-        value=cluster_mean(values, task.groups, unit=target.unit),
-        effect=cluster_mean(change, task.groups, unit=target.unit),
-        guard=damage.mean if damage else None,
-        guard_p95=damage.p95 if damage else float("nan"),
-        size=met.size(intervention),
-        allowed=damage is None or damage.mean.value <= guard_max,
-    )
-
-
-def _random_searches(
-    model: Model,
-    tried: Sequence[Candidate],
-    rows: Sequence[SweepRow],
-    target: Objective,
-    task: Side,
-    plain: Floats,
-    selection: Contrast,
-    met: States,
-    *,
-    aim: Aim,
-    guard: KLGuard | None,
-    observed: float,
-    n: int,
-    seed: int,
-    advance: Any,
-) -> NullDraws:
-    """Each random search has one direction a real one, and tries it in every candidate.
-
-    Its directions have nothing of any that the search tried at that site, nor of the
-    difference of the class means: what is orthogonal to one method's direction alone may be
-    another method's.
-    """
-    listed = {id(c.direction): c.direction for c in tried}.values()
-    drawn: dict[int, list[Direction]] = {}
-    for site in {d.site for d in listed}:
-        positive, negative = class_states(model, selection, site)
-        known = [d.unit for d in listed if d.site == site]
-        known.append(positive.mean(0) - negative.mean(0))
-        for i, direction in enumerate(listed):
-            if direction.site == site:
-                drawn[id(direction)] = random_directions(
-                    direction,
-                    positive,
-                    negative,
-                    n,
-                    shape="covariance_orthogonal",
-                    apart_from=known,
-                    seed=seed + i,
-                )
-    best = np.full(n, -np.inf)
-    for candidate, row in zip(tried, rows, strict=True):
-        same = matched(candidate, drawn[id(candidate.direction)], row.size, met)
-        found = measure(model, same, target, task.prompts)
-        effects = (sign(aim) * found.values - plain).mean(1)
-        # A random search that finds nothing within the guard has no effect at all.
-        effects = np.where(within(model, same, guard), effects, 0.0)
-        best = np.maximum(best, effects)
-        advance(n)
-    return NullDraws("search over random directions", observed, tuple(best.tolist()))
+def fingerprint_of(direction: Direction) -> str:
+    """Of the vector and what is known along it."""
+    known = f"{direction.scale} {direction.positive_mean} {direction.negative_mean}"
+    return hashlib.sha256(direction.unit.numpy().tobytes() + known.encode()).hexdigest()[:16]
 
 
 def _provenance(

@@ -11,6 +11,7 @@ from steerkit.interventions import Add
 from steerkit.plotting.search import dose, heat_map, null_histogram
 from steerkit.protocols import ModelInfo
 from steerkit.searches import DoseResponse, NullDraws, Sweep, SweepRow
+from steerkit.searches.guards import Damage
 from steerkit.site import Site
 from steerkit.statistics import Estimate
 
@@ -24,7 +25,8 @@ def row(layer: int, strength: float, effect: float, kl: float) -> SweepRow:
     return SweepRow(
         direction, Add(direction, strength), "add", "", "all", strength,
         Estimate(1 - effect, 0, 1, 9), Estimate(effect, effect - 0.1, effect + 0.1, 9),
-        Estimate(kl, kl / 2, kl * 2, 9), kl * 3, 2.0 * strength, kl <= 0.1,
+        Estimate(0.0, 0, 0.1, 9), {"kl": Damage(Estimate(kl, kl / 2, kl * 2, 9), kl * 3)},
+        2.0 * strength, kl <= 0.1,
     )  # fmt: skip
 
 
@@ -34,7 +36,15 @@ def sweep() -> Sweep:
         row(layer, s, 0.2 * layer * s, 0.05 * s) for layer in (0, 1, 2) for s in (1.0, 2.0, 3.0)
     )
     return Sweep(
-        rows, "reduce", "refusal", "fraction", Estimate(0.98, 0.9, 1, 9), "kl", 0.1, None, None, {}
+        rows,
+        "reduce",
+        "refusal",
+        "fraction",
+        Estimate(0.98, 0.9, 1, 9),
+        {"kl": 0.1},
+        None,
+        None,
+        {},
     )
 
 
@@ -47,7 +57,8 @@ def test_the_heat_map_has_sites_settings_the_choice_and_the_guard(sweep: Sweep) 
     assert (chosen.x[0], chosen.y[0]) == ("add x2, all", "resid_post@2")
     assert {*over.x} == {"add x3, all"} and len(over.x) == 3
     assert "plain model: refusal 0.98" in fig.layout.annotations[0].text
-    assert "KL 0.1" in heat.customdata[0][1]
+    assert "kl 0.1" in heat.customdata[0][1]
+    assert heat.text[2][1] == "0.80<br>[0.70, 0.90]"
 
 
 def test_a_sweep_without_candidates_cannot_be_drawn(sweep: Sweep) -> None:

@@ -59,7 +59,16 @@ def test_open_markers_break_the_guard_and_the_star_is_the_choice(found):
 
 def test_every_candidate_has_its_cost_and_the_guard_is_drawn(found):
     fig = figures.trade_off(found)
-    drawn = [(x, y) for trace in fig.data for x, y in zip(trace.x, trace.y, strict=True)]
+    front = traces(fig)["Pareto front"]
+    assert list(zip(front.x, front.y, strict=True)) == [
+        (r.guard.value, r.effect.value) for r in found.pareto
+    ]
+    drawn = [
+        (x, y)
+        for trace in fig.data
+        if trace.name != "Pareto front"
+        for x, y in zip(trace.x, trace.y, strict=True)
+    ]
     assert sorted(drawn) == sorted((r.guard.value, r.effect.value) for r in found.rows)
     assert fig.layout.shapes[0].x0 == found.guard_max
 
@@ -72,7 +81,10 @@ def test_chance_is_drawn_beside_the_choice(found):
 
 def test_what_was_not_measured_is_not_drawn(found):
     bare = dataclasses.replace(
-        found, final=None, rows=tuple(dataclasses.replace(r, guard=None) for r in found.rows)
+        found,
+        final=None,
+        limits={},
+        rows=tuple(dataclasses.replace(r, damages={}) for r in found.rows),
     )
     with pytest.raises(MethodError, match="search with n_random > 0"):
         figures.against_chance(bare)

@@ -1,6 +1,6 @@
 """A toy language model with a planted refusal, whose truth is known to the last digit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -191,3 +191,15 @@ def toy_directions() -> Directions:
     """The planted direction at the two layers where it is live, another one at layer 0."""
     other = torch.randn(D, generator=torch.Generator().manual_seed(9))
     return Directions((toy_direction(0, other), toy_direction(1), toy_direction(2)))
+
+
+@pytest.fixture(scope="session")
+def make_contrast() -> Callable[..., Contrast]:
+    """A builder of toy contrasts."""
+    return toy_contrast
+
+
+@pytest.fixture(scope="session")
+def make_direction() -> Callable[..., Direction]:
+    """A builder of directions of the toy."""
+    return toy_direction

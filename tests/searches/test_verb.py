@@ -12,7 +12,7 @@ from steerkit.direction import Directions
 from steerkit.errors import DirectionError, MethodError, PromptError
 from steerkit.prompts import Contrast
 from steerkit.searches import LogOdds, Projection, Sweep, search
-from steerkit.searches.verb import _affordable
+from steerkit.searches.searched import affordable
 from steerkit.site import Site
 
 
@@ -240,15 +240,15 @@ def test_no_refusal_to_look_for_is_an_error(toy: Any, toy_directions: Directions
 
 
 def test_a_tighter_budget_means_fewer_draws_then_fewer_prompts() -> None:
-    assert _affordable(10, 199, 16, 10**6, 60) == (199, 16)
-    assert _affordable(10, 199, 16, 10_000, 60) == (62, 16)
-    assert _affordable(10, 199, 16, 4_000, 60) == (40, 10)
-    assert _affordable(16, 199, 16, 2_500, 60) == (19, 8)
-    assert _affordable(10, 199, 16, 1_000, 60) == (20, 5)
-    assert _affordable(1000, 199, 16, 4_000, 60) == (19, 4)
-    assert _affordable(1000, 7, 16, 4_000, 60) == (7, 4)
-    assert _affordable(10, 0, 16, 4_000, 60) == _affordable(10, 199, 16, 0, 60) == (0, 0)
-    assert _affordable(1, 199, 16, 10**6, 3) == (199, 3)
+    assert affordable(10, 199, 16, 10**6, 60) == (199, 16)
+    assert affordable(10, 199, 16, 10_000, 60) == (62, 16)
+    assert affordable(10, 199, 16, 4_000, 60) == (40, 10)
+    assert affordable(16, 199, 16, 2_500, 60) == (19, 8)
+    assert affordable(10, 199, 16, 1_000, 60) == (20, 5)
+    assert affordable(1000, 199, 16, 4_000, 60) == (19, 4)
+    assert affordable(1000, 7, 16, 4_000, 60) == (7, 4)
+    assert affordable(10, 0, 16, 4_000, 60) == affordable(10, 199, 16, 0, 60) == (0, 0)
+    assert affordable(1, 199, 16, 10**6, 3) == (199, 3)
 
 
 def test_p_values_are_uniform_where_there_is_nothing_to_find(

@@ -6,8 +6,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from steerkit.batch import Batch, Tokenized, plan
-from steerkit.errors import InterventionError, MethodError, ModelError, PromptError, SiteError
+from steerkit.direction import Direction
+from steerkit.errors import (
+    DirectionError,
+    InterventionError,
+    MethodError,
+    ModelError,
+    PromptError,
+    SiteError,
+)
 from steerkit.lenses.metrics import Text
 from steerkit.models import LanguageModel
 from steerkit.models.checks import check_site
@@ -246,3 +258,33 @@ def _names(model: LanguageModel, streams: Sequence[str] | str | None) -> tuple[s
     if unknown := [name for name in names if name not in known]:
         raise SiteError(f"no stream named '{unknown[0]}'; {suggest(unknown[0], known)}")
     return names
+
+
+def read_basis(
+    model: LanguageModel, along: Direction | Tensor, places: Sequence[Place]
+) -> Float[Tensor, "k d_model"]:
+    """Orthonormal rows that span one direction or several.
+
+    Raises:
+        DirectionError: another model's direction, or vectors of another width or of rank < k.
+        SiteError: heads, which do not lie in the stream's space.
+    """
+    if any(isinstance(place, Heads) for place in places):
+        raise SiteError("a direction of the stream does not lie in a head's space; leave out heads")
+    if isinstance(along, Direction):
+        along.check(model.info)
+        along = along.unit
+    rows = along.detach().double().cpu()
+    rows = rows[None] if rows.ndim == 1 else rows
+    if rows.ndim != 2 or rows.shape[1] != model.info.d_model or not rows.isfinite().all():
+        raise DirectionError(
+            f"along takes a direction of width {model.info.d_model} or rows of that width, all "
+            f"finite; got {tuple(along.shape)}"
+        )
+    q, r = torch.linalg.qr(rows.T)
+    if len(rows) > rows.shape[1] or float(r.diagonal().abs().min()) < 1e-6 * float(rows.norm()):
+        raise DirectionError(
+            f"the {len(rows)} vectors of along= span fewer dimensions; leave out those that "
+            "follow from the others"
+        )
+    return q.T

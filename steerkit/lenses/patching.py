@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steerkit.batch import Batch
+from steerkit.direction import Direction
 from steerkit.errors import MethodError
 from steerkit.lenses.maps import PatchingMap
 from steerkit.lenses.metrics import Answers, Metric, MetricName, Text, measured
@@ -37,6 +38,7 @@ def activation_patching(
     positions: Where | Sequence[int] = "each",
     align: Align = "equal",
     groups: Sequence[str] | None = None,
+    along: Direction | Tensor | None = None,
     token_budget: int = 4096,
     progress: bool = True,
 ) -> PatchingMap:
@@ -63,6 +65,8 @@ def activation_patching(
             and patches what both have. Equal positions from the end then are different ones
             from the start.
         groups: what intervals resample; by default the prompts' groups, else each pair.
+        along: patch only the part of a state along this direction (or in the span of these
+            rows), and leave the rest of the corrupted state as it is.
         token_budget: padded tokens a forward pass.
         progress: show a bar.
 
@@ -76,7 +80,8 @@ def activation_patching(
 
     task = read_task(
         model, clean, corrupted, metric, answers=answers, streams=streams, layers=layers,
-        positions=positions, align=align, groups=groups, token_budget=token_budget,
+        positions=positions, align=align, groups=groups, along=along,
+        token_budget=token_budget,
     )  # fmt: skip
     ran = equal = 0
     with tqdm(total=len(task.pairs), disable=not progress, desc="activation patching") as bar:
@@ -107,6 +112,7 @@ def attribution_patching(
     positions: Where | Sequence[int] = "each",
     align: Align = "equal",
     groups: Sequence[str] | None = None,
+    along: Direction | Tensor | None = None,
     token_budget: int = 4096,
     progress: bool = True,
 ) -> PatchingMap:
@@ -120,7 +126,8 @@ def attribution_patching(
 
     task = read_task(
         model, clean, corrupted, metric, answers=answers, streams=streams, layers=layers,
-        positions=positions, align=align, groups=groups, token_budget=token_budget,
+        positions=positions, align=align, groups=groups, along=along,
+        token_budget=token_budget,
     )  # fmt: skip
     with tqdm(total=len(task.pairs), disable=not progress, desc="attribution patching") as bar:
         for group in task.batches(4):

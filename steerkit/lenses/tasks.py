@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steerkit import __version__
 from steerkit.batch import Batch, Tokenized
+from steerkit.direction import Direction
 from steerkit.lenses.maps import Head, PatchingMap
 from steerkit.lenses.metrics import (
     AnswerMetric,
@@ -22,7 +23,15 @@ from steerkit.lenses.metrics import (
     measured,
     own_answers,
 )
-from steerkit.lenses.pairs import Align, Pairs, Where, read_pairs, read_places, read_positions
+from steerkit.lenses.pairs import (
+    Align,
+    Pairs,
+    Where,
+    read_basis,
+    read_pairs,
+    read_places,
+    read_positions,
+)
 from steerkit.models import LanguageModel
 from steerkit.models.heads import HeadPoint, Heads
 from steerkit.models.patching import Place, Seen, visited
@@ -68,6 +77,7 @@ class Task:
     """A question about pairs, and the tables that its answer is put into.
 
     Attributes:
+        basis: orthonormal rows to which patches are confined; None for whole states.
         metric: with `tokens` of its own filled in by `both` where the runs give the answers.
         named: the metric's name.
         raw: `[pair place position]`, NaN until it is filled.
@@ -83,6 +93,7 @@ class Task:
     heads: tuple[HeadPoint, ...]
     positions: tuple[int, ...]
     token_budget: int
+    basis: Tensor | None
     raw: Floats = field(init=False)
     ends: Floats = field(init=False)
 
@@ -140,7 +151,8 @@ class Task:
             self.ends[i, list(group)] = found.detach().double().cpu().numpy()
             values.append(found)
         shared = tuple(self.pairs.shared[i] for i in group)
-        return Both(batches[1], tuple(group), shared, seen[0], seen[1], values[1])
+        clean = seen[0] if self.basis is None else _confined(*seen, self.basis)
+        return Both(batches[1], tuple(group), shared, clean, seen[1], values[1])
 
     def jobs(self, both: Both) -> Iterator[Job]:
         """Every run that some pairs ask for, in forward order."""
@@ -185,6 +197,7 @@ class Task:
                 "model": self.model.info.to_json(),
                 "steering": list(self.model.steering),
                 "steerkit": __version__,
+                "confined_to": 0 if self.basis is None else len(self.basis),
                 **ran,
             },
         )
@@ -202,6 +215,7 @@ def read_task(
     positions: Where | Sequence[int],
     align: Align,
     groups: Sequence[str] | None,
+    along: Direction | Tensor | None,
     token_budget: int,
 ) -> Task:
     """Read and check what a verb was given, before anything runs."""
@@ -231,7 +245,19 @@ def read_task(
         heads=heads,
         positions=read_positions(pairs, positions),
         token_budget=token_budget,
+        basis=None if along is None else read_basis(model, along, places),
     )
+
+
+def _confined(clean: Seen, corrupted: Seen, basis: Tensor) -> Seen:
+    """The corrupted run's states with the clean run's part in a subspace."""
+    streams: dict[Place, Tensor] = {}
+    for place, own in corrupted.streams.items():
+        n = min(own.shape[1], clean.streams[place].shape[1])
+        here, there = own[:, -n:].detach(), clean.streams[place][:, -n:]
+        q = basis.to(here)
+        streams[place] = here + (there - here) @ q.T @ q
+    return Seen(clean.logits, streams)
 
 
 def _name(metric: Any) -> str:

@@ -7,9 +7,9 @@ one after the other, each with a plain forward hook of a few lines; `run_slots` 
 one pass, each from the layer where it first acts; `batched rows` runs 32 full rows. All give the
 logits of the last token, equal to 1e-6 of their size. Decoding compares greedy answers of 16
 tokens: one candidate after the other through the library's own `generate`, and all at once.
-`organism` is the same sweep on the embedded 6-layer organism with its own prompts. `search` is
-the whole search of the demo, a naive loop against `sk.search`, on one seed. Writes
-`results/sweep.json`.
+`organism` is the same sweep on the embedded organism (4 layers) with 16 of its own prompts, and
+on a random 6-layer model as wide. `search` measures every candidate of the demo, answers and
+KL, one after the other and all at once. Writes `results/sweep.json`.
 """
 
 import argparse
@@ -182,14 +182,17 @@ def decode_part(given: argparse.Namespace) -> dict[str, Any]:
     return {**part, "equal_answers": equal}
 
 
-def organism_part(given: argparse.Namespace) -> dict[str, Any]:
-    """16 harmful requests on the embedded organism, 6 layers x 4 strengths."""
+def organism_part(given: argparse.Namespace, *, layers: int = 0) -> dict[str, Any]:
+    """16 harmful requests on the embedded organism; with `layers`, on a random one as wide."""
     from steerkit.datasets import refusal
 
     model = sk.load("organism:aligned")
     batch = model.encode(refusal("held_out", 2 if given.quick else 16, seed=0).positive)
+    if layers:
+        model = sk.wrap(network(layers, model.info.d_model))
     arms = prompt_arms(model, batch, STRENGTHS)
-    return timed(arms, given, goals={}, gap=same(arms), shape=[6, model.info.d_model])
+    shape = [model.info.n_layers, model.info.d_model]
+    return timed(arms, given, goals={}, gap=same(arms), shape=shape)
 
 
 def search_part(given: argparse.Namespace) -> dict[str, Any]:
@@ -229,7 +232,9 @@ def search_part(given: argparse.Namespace) -> dict[str, Any]:
         max(abs(a[0] - b[0]), abs(a[1] - b[1])) for a, b in zip(loop(), together(), strict=True)
     )
     arms: dict[str, Arm] = {LOOP: loop, AGAIN: loop, "all candidates at once": together}
-    part = timed(arms, given, goals={}, gap=apart, shape=[6, model.info.d_model], repeats=3)
+    part = timed(
+        arms, given, goals={}, gap=apart, shape=[model.info.n_layers, model.info.d_model], repeats=3
+    )
     return {**part, "candidates": len(tried)}
 
 
@@ -261,6 +266,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     **{f"prompt_{n}": (lambda given, n=n: prompt_part(n, given)) for n in GOALS},
     "decode": decode_part,
     "organism": organism_part,
+    "organism_6_layers": lambda given: organism_part(given, layers=6),
     "search": search_part,
 }
 

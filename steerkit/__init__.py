@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from steerkit.searches import calibrate as calibrate
     from steerkit.searches import compare_criteria as compare_criteria
     from steerkit.searches import search as search
+    from steerkit.searches import search_condition as search_condition
     from steerkit.site import Site as Site
 
 __version__ = "0.1.0"
@@ -73,6 +74,7 @@ _HOME = {
     "Sweep": "searches",
     "calibrate": "searches",
     "compare_criteria": "searches",
+    "search_condition": "searches",
     "search": "searches",
     "Site": "site",
 }

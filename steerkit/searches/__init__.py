@@ -6,6 +6,8 @@ from steerkit.searches.calibration_results import Calibration as Calibration
 from steerkit.searches.calibration_results import Calibrations as Calibrations
 from steerkit.searches.calibration_results import Verified as Verified
 from steerkit.searches.candidates import Candidate as Candidate
+from steerkit.searches.conditions import FoundCondition as FoundCondition
+from steerkit.searches.conditions import search_condition as search_condition
 from steerkit.searches.criteria import CriteriaTable as CriteriaTable
 from steerkit.searches.criteria import SiteScores as SiteScores
 from steerkit.searches.criteria import compare_criteria as compare_criteria

@@ -49,6 +49,9 @@ def command(
     n_resamples: Annotated[
         int, typer.Option(help="Resamples of the groups, for errors and winners.", min=0)
     ] = 200,
+    n_permutations: Annotated[
+        int, typer.Option(help="Permutations of the labels, for the null; 0 for none.", min=0)
+    ] = 199,
     streams: o.Streams = "resid_post",
     layers: o.Layers = "",
     part: o.Part = "fit",
@@ -63,7 +66,8 @@ def command(
     """Rank sites and positions by how far apart the two sides are there, before any steering.
 
     Every criterion at every place, how often each place comes first when groups are
-    resampled, and how far criteria agree. None of them is a causal claim: search is.
+    resampled, what permuted labels give (p), and how far criteria agree. None of them is a
+    causal claim: search is.
 
     \b
     Examples:
@@ -89,6 +93,7 @@ def command(
             inputs.read_names(criteria) or None,
             normalise=inputs.read_names(normalise),  # type: ignore[arg-type]
             n_resamples=n_resamples,
+            n_permutations=n_permutations,
             seed=seed,
         )
         data = plain_numbers(found.to_json())
@@ -113,11 +118,12 @@ def criteria_view(found: "CriteriaTable", written: list[str]) -> RenderableType:
                 f"{column.values[i]:.3g}",
                 f"{column.errors[i]:.2g}" if column.chosen else "",
                 f"{share:.0%}" if column.chosen else "",
+                f"{column.null.p:.3g}" if column.null else "",
             )
         )
     made = table(
         f"Where {len(found.columns)} criteria are highest, of {len(found.places)} places",
-        "criterion", "site", "position", "value", "± s.e.", "first in",
+        "criterion", "site", "position", "value", "± s.e.", "first in", "p",
         rows=rows,
     )  # fmt: skip
     return stack(made, Text(f"written: {', '.join(written)}", style="dim"))

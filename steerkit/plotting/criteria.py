@@ -163,4 +163,7 @@ def _share(column: Column, i: int) -> str:
 def _words(column: Column, i: int, place: Place) -> str:
     error = "" if math.isnan(column.errors[i]) else f" ± {column.errors[i]:.2g}"
     share = f"<br>first in {column.chosen[i]:.0%} of resamples" if column.chosen else ""
-    return f"{column.label} at {place}<br>{column.values[i]:.4g}{error} {column.unit}{share}"
+    chance = f"<br>largest anywhere: p = {column.null.p:.3g}" if column.null else ""
+    return (
+        f"{column.label} at {place}<br>{column.values[i]:.4g}{error} {column.unit}{share}{chance}"
+    )

@@ -73,6 +73,8 @@ def test_people_see_where_each_criterion_is_highest(tiny_folder, pairs, tmp_path
     )  # fmt: skip
     assert "Where 2 criteria are highest, of 9 places" in shown.stdout
     assert "js (rms)" in shown.stdout and "first in" in shown.stdout
+    # Pairs' divergence does not look at labels: its p is 1.
+    assert [line.split()[-2] for line in shown.stdout.splitlines() if " js " in line] == ["1", "1"]
 
 
 @pytest.mark.parametrize(

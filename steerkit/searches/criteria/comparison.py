@@ -18,7 +18,7 @@ from steerkit.searches.criteria.scores import (
     wins,
 )
 from steerkit.site import Site
-from steerkit.statistics import Floats
+from steerkit.statistics import Floats, Null, null
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Column:
         values: one a place; higher means the sides differ more.
         errors: bootstrap standard error of each value, resampling groups; NaN without.
         chosen: share of resamples in which each place came first; they sum to 1.
+        null: the largest value over all places beside what it is under permuted labels
+            (maxima against maxima); None without.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Column:
     values: tuple[float, ...]
     errors: tuple[float, ...]
     chosen: tuple[float, ...]
+    null: Null | None = None
 
     @property
     def label(self) -> str:
@@ -81,6 +84,7 @@ class Column:
             "values": list(self.values),
             "errors": list(self.errors),
             "chosen": list(self.chosen),
+            "null": self.null.to_json() if self.null else None,
         }
 
 
@@ -184,7 +188,10 @@ class CriteriaTable:
             error = "" if np.isnan(c.errors[i]) else f" ± {c.errors[i]:.2g}"
             share = f", first in {c.chosen[i]:.0%} of resamples" if c.chosen else ""
             unit = f" {c.unit}" if c.unit else ""
-            lines.append(f"{c.label}: {self.places[i]}: {c.values[i]:.3g}{error}{unit}{share}")
+            chance = f", p = {c.null.p:.3g} under permuted labels" if c.null else ""
+            lines.append(
+                f"{c.label}: {self.places[i]}: {c.values[i]:.3g}{error}{unit}{share}{chance}"
+            )
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -235,13 +242,17 @@ def compare_criteria(
     *,
     normalise: Normalise | Sequence[Normalise] = NORMALISE,
     n_resamples: int = 200,
+    n_permutations: int = 199,
     n_folds: int = 5,
     seed: int = 0,
 ) -> CriteriaTable:
     """Score every site and position by every criterion, without steering or generating.
 
     Groups are resampled `n_resamples` times, the same draws everywhere, and in each all
-    criteria are computed anew: standard errors, and how often each place comes first.
+    criteria are computed anew: standard errors, and how often each place comes first. Labels
+    are permuted `n_permutations` times (within pairs; else between groups of one fold), and
+    the largest value over all places is compared with the largest of each permutation. `js`
+    and `js_repo` of pairs do not look at labels: their p is 1 whatever there is.
 
     Args:
         activations: labelled, one row a prompt; of several positions as from
@@ -249,7 +260,8 @@ def compare_criteria(
         names: criteria; all of them by default.
         normalise: states as they are (`none`), each divided by its root mean square (`rms`),
             or both.
-        n_resamples: 0 for values alone.
+        n_resamples: 0 for no errors and winners.
+        n_permutations: 0 for no null.
         n_folds: of `auc`.
         seed: of pairings of unpaired prompts, folds and resamples.
 
@@ -270,6 +282,7 @@ def compare_criteria(
         first.row_labels.numpy()[order],
         [first.row_groups[i] for i in order],
         n_resamples=n_resamples,
+        n_permutations=n_permutations,
         n_folds=n_folds,
         seed=seed,
     )
@@ -285,7 +298,9 @@ def compare_criteria(
                 here = Rows.of(acts.values[:, i][rows], plan, way)
                 for name, criterion in found.items():
                     draws[name, way].append(criterion(here))
-    columns = tuple(_column(name, way, np.stack(values)) for (name, way), values in draws.items())
+    columns = tuple(
+        _column(name, way, np.stack(values), n_resamples) for (name, way), values in draws.items()
+    )
     return CriteriaTable(
         tuple(places),
         columns,
@@ -304,21 +319,26 @@ def compare_criteria(
     )
 
 
-def _column(name: str, way: Normalise, draws: Floats) -> Column:
-    drawn = draws[:, 1:]
+def _column(name: str, way: Normalise, draws: Floats, n_resamples: int) -> Column:
+    values, drawn, permuted = np.split(draws, [1, 1 + n_resamples], axis=1)
     errors = np.full(len(draws), np.nan)
     for i, row in enumerate(drawn):
         finite = row[np.isfinite(row)]
         if len(finite) > 1:
             errors[i] = finite.std(ddof=1)
+    chance = None
+    if permuted.shape[1]:
+        what = f"largest of {len(draws)} under permuted labels"
+        chance = null(what, float(np.fmax.reduce(values[:, 0])), np.fmax.reduce(permuted, axis=0))
     return Column(
         name,
         way,
         CRITERIA[name].unit,
         CRITERIA[name].measures,
-        tuple(draws[:, 0].tolist()),
+        tuple(values[:, 0].tolist()),
         tuple(errors.tolist()),
-        tuple(wins(drawn).tolist()) if drawn.shape[1] else (),
+        tuple(wins(drawn).tolist()) if n_resamples else (),
+        chance,
     )
 
 

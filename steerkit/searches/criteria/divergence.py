@@ -58,7 +58,7 @@ def js_repo_of_pairs(positive: Pairs, negative: Pairs) -> Float[Tensor, "pair"]:
 
 @dataclass(frozen=True)
 class OfPairs:
-    """Mean over pairs of a function of the two states, over every pairing there is."""
+    """Mean over pairs of a function of the two states, over every matching there is."""
 
     function: Callable[[Pairs, Pairs], Float[Tensor, "pair"]]
     measures: str
@@ -67,10 +67,11 @@ class OfPairs:
     def __call__(self, rows: Rows) -> Floats:
         """One evaluation a pair, however many draws."""
         plan = rows.plan
-        total, counted = torch.zeros(2, plan.weights.shape[1], dtype=torch.float64)
+        total, counted = torch.zeros(2, plan.n_draws, dtype=torch.float64)
         for (first, second), weights in zip(plan.pairs, plan.pair_weights, strict=True):
-            total += self.function(rows.x[first], rows.x[second]) @ weights
-            counted += weights.sum(0)
+            # Both functions are symmetric: which of a pair is which does not matter.
+            total += self.function(rows.x[first], rows.x[second]) @ weights.abs()
+            counted += weights.abs().sum(0)
         return (total / counted).numpy()
 
 

@@ -24,8 +24,7 @@ class HeldOutAUC:
     def __call__(self, rows: Rows) -> Floats:
         """Every draw refits every fold; fits and scores are matrix products."""
         plan = rows.plan
-        right, compared = np.zeros((2, plan.weights.shape[1]))
-        labels = plan.labels.numpy()
+        right, compared = np.zeros((2, plan.n_draws))
         for train, test in plan.folds:
             positive, negative = plan.positive[train], plan.negative[train]
             x = rows.z[train]
@@ -33,7 +32,7 @@ class HeldOutAUC:
             scores = (rows.z[test] @ fitted).nan_to_num(nan=0.0).numpy()
             weights = plan.weights[test].numpy()
             missing = ~torch.isfinite(fitted).all(0).numpy()
-            value, pairs = auc_columns(scores, labels[test], weights)
+            value, pairs = auc_columns(scores, plan.y[test].numpy(), weights)
             pairs = np.where(missing, 0, pairs)
             right += np.where(pairs > 0, value * pairs, 0)
             compared += pairs
@@ -42,21 +41,21 @@ class HeldOutAUC:
 
 
 def auc_columns(scores: Floats, labels: NDArray[Any], weights: Floats) -> tuple[Floats, Floats]:
-    """AUC of each column of `scores [row column]` under the same column of weights, and its pairs.
+    """AUC of each column of `scores [row column]` under its own labels and weights, and its pairs.
 
     Ties count half; NaN and 0 where a column lacks a side.
     """
     order = np.argsort(scores, axis=0)
     ordered = np.take_along_axis(scores, order, axis=0)
-    pos = np.take_along_axis(weights * labels[:, None], order, axis=0)
-    neg = np.take_along_axis(weights * (1 - labels)[:, None], order, axis=0)
+    pos = np.take_along_axis(weights * labels, order, axis=0)
+    neg = np.take_along_axis(weights * (1 - labels), order, axis=0)
     compared = pos.sum(0) * neg.sum(0)
     with np.errstate(invalid="ignore"):
         value = (pos * (neg.cumsum(0) - neg)).sum(0) / compared
     tied = (ordered[1:] == ordered[:-1]).any(0)
     for column in np.flatnonzero(tied):
         here = slice(column, column + 1)
-        value[here] = weighted_auc(scores[:, column], labels, weights[:, here])[0]
+        value[here] = weighted_auc(scores[:, column], labels[:, column], weights[:, here])[0]
     return value, compared
 
 

@@ -1,9 +1,10 @@
 """What every criterion reads: the rows of one site, and the draws that all of them share.
 
-A criterion is evaluated under many weightings of the rows at once. Draw 0 counts every row
-once and gives the value; the other draws resample whole groups, and in them the criterion is
-computed anew, fits included. Copies of a row in a draw are weights, so no row is ever compared
-with its own copy, and folds never part a group.
+A criterion is evaluated under many draws at once, each with its own weights and labels of the
+rows. Draw 0 counts every row once and gives the value. Then come resamples of whole groups, in
+which the criterion is computed anew, fits included, and then permuted labels, as the null has
+them. Copies of a row in a resample are weights, so no row is ever compared with its own copy,
+and folds never part a group.
 """
 
 from collections.abc import Sequence
@@ -19,12 +20,13 @@ from torch import Tensor
 
 from steerkit.extraction.labelled import FLAT
 from steerkit.registry import Registry
-from steerkit.statistics import Floats, group_codes, grouped_folds, row_draws
+from steerkit.statistics import Floats, group_codes, grouped_folds, permutations, row_draws
 
 Normalise = Literal["none", "rms"]
 NORMALISE: tuple[Normalise, ...] = ("none", "rms")
-MATCHINGS = 8
-"""Random pairings averaged where prompts come without pairs."""
+MATCHINGS = 16
+"""Random matchings of all rows where prompts come without pairs; half of their pairs, if sides
+are of one size, have one prompt of either side and count."""
 FIRST_REFITS, REFITS = 100, 16
 """Resamples inside draw 0 and inside each other draw, for what is itself about resampling."""
 
@@ -34,19 +36,21 @@ class Plan:
     """Labels, groups, folds, pairs and draws: the same for every site and criterion.
 
     Attributes:
-        labels: `[row]`, 1 or 0.
+        y: `[row draw]`, 1 or 0: the label of each row, permuted in the last draws.
+        weights: `[row draw]`, how often each row counts; ones but for the resamples.
         groups: `[row]`, numbers of the groups.
-        weights: `[row draw]`, how often each row counts; ones in draw 0.
         folds: (train rows, test rows) of each fold.
-        pairs: pairings; each is the rows of the positive and of the negative sides.
+        pairs: matchings of rows, `(first, second)` each; no row is twice in one.
+        n_resamples: how many draws after the first resample groups.
         seed: of whatever else is drawn.
     """
 
-    labels: Int[Tensor, "row"]
-    groups: NDArray[np.int64]
+    y: Float[Tensor, "row draw"]
     weights: Float[Tensor, "row draw"]
+    groups: NDArray[np.int64]
     folds: tuple[tuple[NDArray[np.int64], NDArray[np.int64]], ...]
     pairs: tuple[tuple[Tensor, Tensor], ...]
+    n_resamples: int
     seed: int
 
     @classmethod
@@ -56,48 +60,72 @@ class Plan:
         groups: Sequence[str],
         *,
         n_resamples: int = 0,
+        n_permutations: int = 0,
         n_folds: int = 5,
         seed: int = 0,
     ) -> "Plan":
         """Draw everything that depends on labels and groups alone."""
-        y = np.asarray(labels).astype(np.int64)
-        drawn = [np.ones((len(y), 1))]
+        observed = np.asarray(labels).astype(np.int64)
+        folds = tuple(grouped_folds(observed, groups, n_folds=n_folds, seed=seed))
+        fold_of = np.zeros(len(observed), dtype=np.int64)
+        for number, (_, test) in enumerate(folds):
+            fold_of[test] = number
+        rng = np.random.default_rng(seed)
+        exchanged = permutations(observed, groups, n_permutations, rng, within=fold_of)
+        drawn = np.ones((len(observed), 1 + n_resamples + n_permutations))
         if n_resamples:
-            drawn.append(row_draws(groups, n_resamples=n_resamples, seed=seed))
+            drawn[:, 1 : 1 + n_resamples] = row_draws(groups, n_resamples=n_resamples, seed=seed)
+        y = np.hstack([np.repeat(observed[:, None], 1 + n_resamples, 1), exchanged])
+        code = group_codes(groups)
         return cls(
-            torch.from_numpy(y),
-            group_codes(groups),
-            torch.from_numpy(np.hstack(drawn)),
-            tuple(grouped_folds(y, groups, n_folds=n_folds, seed=seed)),
-            tuple(pairings(y, group_codes(groups), seed)),
+            torch.from_numpy(y).double(),
+            torch.from_numpy(drawn),
+            code,
+            folds,
+            tuple(matchings(observed, code, seed)),
+            n_resamples,
             seed,
         )
 
     @property
-    def positive(self) -> Float[Tensor, "row draw"]:
-        """The weights of the positive rows, 0 elsewhere."""
-        return self.weights * self.labels[:, None]
+    def labels(self) -> Int[Tensor, "row"]:
+        """The observed labels."""
+        return self.y[:, 0].long()
 
     @property
+    def n_draws(self) -> int:
+        """The observed one, the resamples and the permutations."""
+        return self.y.shape[1]
+
+    @cached_property
+    def positive(self) -> Float[Tensor, "row draw"]:
+        """The weights of the positive rows, 0 elsewhere."""
+        return self.weights * self.y
+
+    @cached_property
     def negative(self) -> Float[Tensor, "row draw"]:
         """The weights of the negative rows, 0 elsewhere."""
-        return self.weights * (1 - self.labels)[:, None]
+        return self.weights * (1 - self.y)
 
     @cached_property
     def pair_weights(self) -> tuple[Float[Tensor, "pair draw"], ...]:
-        """Of each pairing: how often a pair counts, its own group's or both rows' weight."""
+        """Of each matching: how often a pair counts, its own group's or both rows' weight.
+
+        Below zero where the first row is the negative one, 0 where both are of one side.
+        """
         found = []
         for first, second in self.pairs:
             w = self.weights[first]
             same = torch.from_numpy(self.groups[first.numpy()] == self.groups[second.numpy()])
-            found.append(torch.where(same[:, None], w, w * self.weights[second]))
+            both = torch.where(same[:, None], w, w * self.weights[second])
+            found.append(both * (self.y[first] - self.y[second]))
         return tuple(found)
 
     @cached_property
     def refits(self) -> tuple[Float[Tensor, "refit group"], Int[Tensor, "refit"]]:
         """Resamples of the groups inside every draw: counts, and the draw of each."""
         n_groups = int(self.groups.max()) + 1
-        of_group = torch.zeros(n_groups, self.weights.shape[1], dtype=torch.float64)
+        of_group = torch.zeros(n_groups, self.n_draws, dtype=torch.float64)
         of_group[torch.from_numpy(self.groups)] = self.weights
         rng = np.random.default_rng([self.seed, 1])
         share = of_group.T.numpy() / n_groups
@@ -157,11 +185,6 @@ class Rows:
         positive, negative = self.means
         return positive - negative
 
-    @cached_property
-    def units(self) -> tuple[Float[Tensor, "pair axis"], ...]:
-        """Of each pairing: h+ - h- of every pair at norm 1, or 0 where the two are the same."""
-        return tuple(unit(self.z[first] - self.z[second]) for first, second in self.plan.pairs)
-
 
 def unit(rows: Float[Tensor, "*lead d"]) -> Float[Tensor, "*lead d"]:
     """The rows at norm 1; a row of zeros stays one."""
@@ -186,13 +209,15 @@ CRITERIA: Registry[Criterion] = Registry("criterion", "steerkit.searches.criteri
 """Every criterion by name. Writing a file that registers one is enough to add it."""
 
 
-def pairings(
+def matchings(
     labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Rows of the positive and of the negative prompt of each pair.
+    """Pairs of rows, no row twice in a matching.
 
-    One pairing, within groups, where every group holds as many of either side; otherwise
-    `MATCHINGS` random ones, the larger side cut to the smaller in each.
+    One matching, the positive and negative rows of each group in their order, where every
+    group holds as many of either; otherwise `MATCHINGS` random ones of all rows, of which
+    the pairs with one row of either side will count. These do not look at labels, so that
+    permuted ones are treated alike.
     """
     order = np.argsort(groups, kind="stable")
     first, second = order[labels[order] == 1], order[labels[order] == 0]
@@ -201,6 +226,6 @@ def pairings(
     if (count[0] == count[1]).all():
         return [(torch.from_numpy(first), torch.from_numpy(second))]
     rng = np.random.default_rng(seed)
-    n = min(len(first), len(second))
-    drawn = [(rng.permutation(first)[:n], rng.permutation(second)[:n]) for _ in range(MATCHINGS)]
-    return [(torch.from_numpy(a), torch.from_numpy(b)) for a, b in drawn]
+    n = len(labels) // 2
+    drawn = (rng.permutation(len(labels)) for _ in range(MATCHINGS))
+    return [(torch.from_numpy(d[:n]), torch.from_numpy(d[n : 2 * n])) for d in drawn]

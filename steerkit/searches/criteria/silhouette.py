@@ -30,9 +30,10 @@ class Silhouette:
         step = max(1, AT_ONCE // len(rows.z))
         for start in range(0, len(rows.z), step):
             here = slice(start, start + step)
-            weights, positive = plan.weights[here], plan.labels[here, None] == 1
-            # Exact, not by the squares: rows that are the same must be 0 apart.
-            far = torch.cdist(rows.z[here], rows.z, compute_mode="donot_use_mm_for_euclid_dist")
+            weights, positive = plan.weights[here], plan.y[here] == 1
+            far = torch.cdist(rows.z[here], rows.z, compute_mode="use_mm_for_euclid_dist")
+            # By products, which leave rounding where a row meets itself.
+            far[torch.arange(len(far)), torch.arange(start, start + len(far))] = 0
             to = [far @ side for side in sides]
             size = [side.sum(0) for side in sides]
             # A row's own copies are at distance 0 and are no neighbours of it.

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from steerkit.interventions import Rotate as Rotate
     from steerkit.interventions import SetFeatures as SetFeatures
     from steerkit.interventions import When as When
+    from steerkit.lenses import activation_patching as activation_patching
+    from steerkit.lenses import attribution_patching as attribution_patching
+    from steerkit.lenses import direct_logit_attribution as direct_logit_attribution
+    from steerkit.lenses import logit_lens as logit_lens
     from steerkit.models import load as load
     from steerkit.models import wrap as wrap
     from steerkit.prompts import Contrast as Contrast
@@ -67,6 +71,10 @@ _HOME = {
     "Rotate": "interventions",
     "SetFeatures": "interventions",
     "When": "interventions",
+    "activation_patching": "lenses",
+    "attribution_patching": "lenses",
+    "direct_logit_attribution": "lenses",
+    "logit_lens": "lenses",
     "load": "models",
     "wrap": "models",
     "Contrast": "prompts",

@@ -11,6 +11,7 @@ from steerkit.commands import (
     criteria,
     demo,
     extract,
+    patch,
     run,
     search,
     steer,
@@ -32,6 +33,10 @@ Or step by step, each reading what the one before it wrote:
   steerkit calibrate directions.safetensors -c requests.jsonl
   steerkit steer steering.safetensors --prompt "hello"
   steerkit audit steering.safetensors -c requests.jsonl
+
+\b
+Where in the network the two sides of a pair part:
+  steerkit patch -m MODEL -c pairs.jsonl
 
 {console.EXIT_CODES}
 """
@@ -71,5 +76,6 @@ for name, module in (
     ("calibrate", calibrate),
     ("steer", steer),
     ("audit", audit),
+    ("patch", patch),
 ):
     console.register(app, name, module.command)

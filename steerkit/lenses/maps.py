@@ -139,7 +139,8 @@ class PatchingMap:
         return out
 
     @property
-    def _cells(self) -> dict[tuple[str, int | None], tuple[int, int]]:
+    def cells(self) -> dict[tuple[str, int | None], tuple[int, int]]:
+        """Where each place and position stands in the arrays."""
         return {
             (str(place), column): (i, j)
             for i, place in enumerate(self.places)
@@ -197,7 +198,7 @@ class PatchingMap:
         Raises:
             MethodError: fewer than three such cells.
         """
-        at = other._cells
+        at = other.cells
         mine, theirs = self.normalised, other.normalised
         both = [
             (mine[i, j], theirs[at[str(p), c]])
@@ -214,7 +215,7 @@ class PatchingMap:
 
     def table(self, n: int = 10) -> str:
         """The `n` largest cells as a markdown table."""
-        return markdown(*self._rows(n))
+        return markdown(*self.rows(n))
 
     def summary(self) -> str:
         """What was run and where the effect is largest, in a few lines of plain text."""
@@ -259,14 +260,15 @@ class PatchingMap:
         return f"PatchingMap({self.summary()})"
 
     def _repr_html_(self) -> str:
-        return html_table("Map", self.summary(), *self._rows(8))
+        return html_table("Map", self.summary(), *self.rows(8))
 
-    def _rows(self, n: int) -> tuple[list[str], list[list[str]]]:
+    def rows(self, n: int) -> tuple[list[str], list[list[str]]]:
+        """Heads and cells of a table of the `n` largest effects."""
         unit = f" ({self.unit})" if self.unit else ""
         head = ["place", "position", "normalised", f"{self.metric}{unit}", "pairs"]
         rows = []
         for place, position, value in self.ranked[:n]:
-            i, j = self._cells[str(place), position]
+            i, j = self.cells[str(place), position]
             label = "all" if position is None else self.labels[j]
             pairs = int((~np.isnan(self.raw[:, i, j])).sum())
             rows.append([str(place), label, str(value), f"{self.effects[i, j]:+.3g}", str(pairs)])

@@ -151,7 +151,7 @@ class Task:
             self.ends[i, list(group)] = found.detach().double().cpu().numpy()
             values.append(found)
         shared = tuple(self.pairs.shared[i] for i in group)
-        clean = seen[0] if self.basis is None else _confined(*seen, self.basis)
+        clean = seen[0] if self.basis is None else _confined(seen[0], seen[1], self.basis)
         return Both(batches[1], tuple(group), shared, clean, seen[1], values[1])
 
     def jobs(self, both: Both) -> Iterator[Job]:

@@ -16,6 +16,7 @@ COMMANDS = (
     "calibrate",
     "steer",
     "audit",
+    "patch",
 )
 
 

@@ -12,6 +12,7 @@ from steerkit.commands import (
     demo,
     extract,
     patch,
+    redteam,
     run,
     search,
     steer,
@@ -33,6 +34,11 @@ Or step by step, each reading what the one before it wrote:
   steerkit calibrate directions.safetensors -c requests.jsonl
   steerkit steer steering.safetensors --prompt "hello"
   steerkit audit steering.safetensors -c requests.jsonl
+
+\b
+How well a model withstands steering, and whether steering is noticed:
+  steerkit redteam attack -m MODEL --target truthfulness --data TruthfulQA.csv
+  steerkit redteam detect -m MODEL --known prompts.jsonl
 
 \b
 Where in the network the two sides of a pair part:
@@ -79,3 +85,5 @@ for name, module in (
     ("patch", patch),
 ):
     console.register(app, name, module.command)
+
+app.add_typer(redteam.app, name="redteam")

@@ -132,7 +132,8 @@ class ActivationAttack:
     def summary(self) -> str:
         """What was found, in a few sentences."""
         row = self.best
-        kl = f", KL {row.kl} nats/token on control prompts" if row.kl else ""
+        where = "these same" if self.provenance.get("control_is_report") else "control"
+        kl = f", KL {row.kl} nats/token on {where} prompts" if row.kl else ""
         broken = (
             f", {row.broken.value:.0%} of answers broken, {row.wanted.value:.0%} begin as wanted"
             if row.broken and row.wanted
@@ -237,7 +238,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def fragment(text: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lines of text and a table as HTML without script, for notebooks."""
-    said = "".join(f"<div>{html.escape(line)}</div>" for line in text.split("\n"))
+    said = "".join(f"<div>{html.escape(line)}</div>" for line in text.split("\n") if line)
     cell = "padding:3px 12px 3px 0;text-align:left;white-space:nowrap"
     columns = "".join(f"<th style='{cell}'>{html.escape(h)}</th>" for h in head)
     body = "".join(

@@ -9,7 +9,7 @@ from typing import Any
 
 from steerkit.batch import Positions
 from steerkit.direction import Direction
-from steerkit.errors import MethodError
+from steerkit.errors import MethodError, PromptError
 from steerkit.prompts import Contrast
 from steerkit.protocols import Model
 from steerkit.registry import suggest
@@ -99,7 +99,7 @@ def search(
         MethodError: an unknown objective, guard or aim.
         InterventionError: an unknown operator or rule, strengths not finite.
         DirectionError: no directions, or directions of another model.
-        PromptError: too few groups to split.
+        PromptError: too few groups to split, or the prompts that a direction was fitted on.
         OutputError: a checkpoint of another search.
     """
     if aim not in AIMS:
@@ -109,6 +109,7 @@ def search(
     listed = [directions] if isinstance(directions, Direction) else list(directions)
     for direction in listed:
         direction.check(model.info)
+    _check_unseen(listed, held_out)
     tried = every_candidate(
         listed, intervene, aim=aim, strengths=strengths, positions=positions, references=references
     )
@@ -194,6 +195,16 @@ def search(
             **budget,
         )
     return replace(sweep, searched=searched, final=final)
+
+
+def _check_unseen(directions: Sequence[Direction], held_out: Contrast) -> None:
+    same = [d for d in directions if d.provenance.get("contrast_sha256") == held_out.sha256]
+    if same:
+        raise PromptError(
+            f"{same[0]} was fitted on these very prompts ({held_out}), so a search on them would "
+            "flatter it; keep some back: `train, held_out = contrast.split(0.8)`, fit on train, "
+            "search on held_out"
+        )
 
 
 def fingerprint_of(direction: Direction) -> str:

@@ -16,12 +16,13 @@ def found(tiny_model):
         [f"the {c} {t} was sad" for t in ("cat", "dog", "house") for c in ("red", "blue", "big")],
         paired=True,
     )
-    acts = sk.capture(tiny_model, contrast, progress=False)
+    train, held_out = contrast.split(0.3, seed=1)
+    acts = sk.capture(tiny_model, train, progress=False)
     directions = sk.extract(acts, "mean_difference", n_folds=0, progress=False)
     return sk.search(
         tiny_model,
         directions,
-        contrast,
+        held_out,
         intervene="add",
         strengths=(-0.5, -3.0),
         objective=Projection(directions[-1]),

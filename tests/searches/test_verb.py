@@ -279,3 +279,11 @@ def test_p_values_are_uniform_where_there_is_nothing_to_find(
         ranks.append(np.mean(np.array(null.draws) < null.observed))
     assert 0.2 < np.mean(ranks) < 0.8
     assert max(ranks) > 0.5 > min(ranks)
+
+
+def test_prompts_that_a_direction_was_fitted_on_are_refused(
+    toy: Any, toy_directions: Directions, toy_held_out: Contrast
+) -> None:
+    fitted = replace(toy_directions[1], provenance={"contrast_sha256": toy_held_out.sha256})
+    with pytest.raises(PromptError, match=r"was fitted on these very prompts .*split"):
+        find(toy, [toy_directions[0], fitted], toy_held_out)

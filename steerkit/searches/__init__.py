@@ -29,6 +29,12 @@ from steerkit.searches.objectives import Unanswered as Unanswered
 from steerkit.searches.rows import Final as Final
 from steerkit.searches.rows import SweepRow as SweepRow
 from steerkit.searches.rows import Transfer as Transfer
+from steerkit.searches.rule_arms import RuleArms as RuleArms
+from steerkit.searches.rule_arms import compare_rule as compare_rule
+from steerkit.searches.rules import Rule as Rule
+from steerkit.searches.rules import RuleBook as RuleBook
+from steerkit.searches.rules import RuleVector as RuleVector
+from steerkit.searches.rules import rule_vector as rule_vector
 from steerkit.searches.selection_records import candidate_directions as candidate_directions
 from steerkit.searches.selection_records import measure_records as measure_records
 from steerkit.searches.selection_rule import Selection as Selection

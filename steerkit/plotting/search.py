@@ -12,6 +12,7 @@ from steerkit.errors import MethodError
 from steerkit.plotting.style import COLOURS, SEQUENTIAL, figure, intervals, reference_line
 from steerkit.searches import DoseResponse, NullDraws, Sweep, SweepRow
 
+CHOSEN, OVER = "★", "✕"
 ROOM = 10
 """Columns up to which a cell has room for a number and its interval."""
 
@@ -20,8 +21,8 @@ def heat_map(sweep: Sweep) -> go.Figure:
     """Effect on the objective at every site and setting, on the selection prompts.
 
     Rows are sites, the deepest at the top; columns are operator, positions and strength.
-    Cells that break the guard are crossed out; the star is the choice. The scale's zero is
-    the plain model.
+    Cells that break the guard are crossed, the star is the choice; where there is room, cells
+    hold their numbers. The scale's zero is the plain model.
 
     Raises:
         MethodError: a sweep without candidates.
@@ -34,7 +35,8 @@ def heat_map(sweep: Sweep) -> go.Figure:
     best = {(str(r.site), _setting(r, many)): r for r in sweep.rows}
     cells = [[best.get((site, column)) for column in columns] for site in sites]
     values = [[math.nan if r is None else r.effect.value for r in line] for line in cells]
-    fig = figure(height=300 + (46 if len(columns) <= ROOM else 34) * len(sites))
+    roomy = len(columns) <= ROOM
+    fig = figure(height=300 + (46 if roomy else 34) * len(sites))
     top = max(1.0 if sweep.unit == "fraction" else 0.0, float(np.nanmax(values)))
     fig.add_heatmap(
         x=columns,
@@ -54,19 +56,20 @@ def heat_map(sweep: Sweep) -> go.Figure:
         customdata=[["" if r is None else _words(r) for r in line] for line in cells],
         hovertemplate="%{customdata}<extra></extra>",
         # Numbers where there is room for them; otherwise they are in the hover text.
-        text=[["" if r is None else _cell(r) for r in line] for line in cells],
-        texttemplate="%{text}" if len(columns) <= ROOM else "",
+        text=[["" if r is None else _cell(r, sweep) for r in line] for line in cells],
+        texttemplate="%{text}" if roomy else "",
         textfont={"size": 11},
         xgap=2,
         ygap=2,
     )
-    _mark(fig, [r for r in sweep.rows if not r.allowed], many, "over the guard", "x-thin", 8)
-    if sweep.found:
-        _mark(fig, [sweep.best], many, "chosen", "star", 15)
+    if not roomy:
+        _mark(fig, [r for r in sweep.rows if not r.allowed], many, "over the guard", "x-thin", 8)
+        _mark(fig, [sweep.best] if sweep.found else [], many, "chosen", "star", 15)
     fig.update_xaxes(tickangle=-40, showgrid=False)
     fig.update_yaxes(showgrid=False)
     fig.add_annotation(
-        text=f"plain model: {sweep.objective} {sweep.plain}",
+        text=f"plain model: {sweep.objective} {sweep.plain}"
+        + (f"; {CHOSEN} chosen, {OVER} over the guard" if roomy else ""),
         x=1, xref="paper", xanchor="right", y=1.02, yref="paper", yanchor="bottom",
         showarrow=False, font={"size": 12},
     )  # fmt: skip
@@ -183,10 +186,11 @@ def _mark(
     )
 
 
-def _cell(row: SweepRow) -> str:
-    """Effect with its interval, on two lines."""
+def _cell(row: SweepRow, sweep: Sweep) -> str:
+    """Effect with its interval, on two lines, and what it is marked by."""
     e = row.effect
-    return f"{e.value:.2f}<br>[{e.low:.2f}, {e.high:.2f}]"
+    mark = CHOSEN if sweep.found and row is sweep.best else "" if row.allowed else OVER
+    return f"{mark} {e.value:.2f}".strip() + f"<br>[{e.low:.2f}, {e.high:.2f}]"
 
 
 def _setting(row: SweepRow, many: bool) -> str:

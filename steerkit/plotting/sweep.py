@@ -1,5 +1,6 @@
 """Figures of a search: what each candidate does, what it costs, and what chance reaches."""
 
+import math
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -62,6 +63,7 @@ def trade_off(sweep: Sweep) -> go.Figure:
     """Every candidate: its effect against the damage to guarded prompts; dashed: the guard.
 
     The line is the Pareto front: what no other candidate beats in effect without more damage.
+    Open markers break some guard.
 
     Raises:
         MethodError: the search had no guard.
@@ -70,6 +72,24 @@ def trade_off(sweep: Sweep) -> go.Figure:
     if not rows:
         raise MethodError("this search had no guard, so there is no cost to draw")
     fig = figure(x=f"damage to guarded prompts: {sweep.cost}", y=f"effect on {_axis(sweep)}")
+    kinds = list(dict.fromkeys(_kind(r) for r in rows))[:AT_ONCE]
+    for number, kind in enumerate(kinds):
+        own = [r for r in rows if _kind(r) == kind]
+        fig.add_scatter(
+            x=[r.guard.value for r in own if r.guard],
+            y=[r.effect.value for r in own],
+            mode="markers",
+            name=kind,
+            marker={
+                "size": 9,
+                "opacity": 0.8,
+                "color": PALETTE[number % len(PALETTE)],
+                "symbol": ["circle" if r.allowed else "circle-open" for r in own],
+            },
+            customdata=[[str(r), f"{r.effect}", _cost(r)] for r in own],
+            hovertemplate="%{customdata[0]}<br>effect %{customdata[1]}<br>"
+            "%{customdata[2]}<extra></extra>",
+        )
     front = [r for r in sweep.pareto if r.guard]
     fig.add_scatter(
         x=[r.guard.value for r in front if r.guard],
@@ -79,21 +99,18 @@ def trade_off(sweep: Sweep) -> go.Figure:
         line={"color": COLOURS["text"], "width": 1.5, "shape": "hv"},
         hoverinfo="skip",
     )
-    kinds = list(dict.fromkeys(_kind(r) for r in rows))[:AT_ONCE]
-    for number, kind in enumerate(kinds):
-        own = [r for r in rows if _kind(r) == kind]
-        fig.add_scatter(
-            x=[r.guard.value for r in own if r.guard],
-            y=[r.effect.value for r in own],
-            mode="markers",
-            name=kind,
-            marker={"size": 9, "opacity": 0.8, "color": PALETTE[number % len(PALETTE)]},
-            customdata=[[str(r), f"{r.effect}", _cost(r)] for r in own],
-            hovertemplate="%{customdata[0]}<br>effect %{customdata[1]}<br>"
-            "%{customdata[2]}<extra></extra>",
-        )
     fig.update_layout(legend={"y": -0.25, "yanchor": "top"}, margin_t=32)
-    return reference_line(fig, sweep.guard_max, "guard", role="guard", axis="x")
+    fig.add_vline(sweep.guard_max, line={"dash": "dash", "color": COLOURS["guard"], "width": 1.5})
+    # Costs span decades; a loss of log-probability may also be negative.
+    log = all(r.guard.value > 0 for r in rows if r.guard)
+    if log:
+        fig.update_xaxes(type="log", exponentformat="power", dtick=1)
+    fig.add_annotation(
+        text="guard", x=math.log10(sweep.guard_max) if log else sweep.guard_max, y=1, yref="paper",
+        xanchor="right", yanchor="top", showarrow=False, xshift=-4,
+        font={"color": COLOURS["guard"], "size": 12},
+    )  # fmt: skip
+    return fig
 
 
 def against_chance(sweep: Sweep) -> go.Figure:

@@ -50,15 +50,26 @@ def sweep() -> Sweep:
 
 def test_the_heat_map_has_sites_settings_the_choice_and_the_guard(sweep: Sweep) -> None:
     fig = heat_map(sweep)
-    heat, over, chosen = fig.data
+    (heat,) = fig.data
     assert list(heat.y) == ["resid_post@0", "resid_post@1", "resid_post@2"]
     assert list(heat.x) == ["add, all", "add x2, all", "add x3, all"]
     assert heat.z[2][1] == pytest.approx(0.8)
-    assert (chosen.x[0], chosen.y[0]) == ("add x2, all", "resid_post@2")
-    assert {*over.x} == {"add x3, all"} and len(over.x) == 3
+    assert heat.text[2][1] == "★ 0.80<br>[0.70, 0.90]"
+    assert [line[2][0] for line in heat.text] == ["✕"] * 3
+    assert sum("★" in cell or "✕" in cell for line in heat.text for cell in line) == 4
     assert "plain model: refusal 0.98" in fig.layout.annotations[0].text
     assert "kl 0.1" in heat.customdata[0][1]
-    assert heat.text[2][1] == "0.80<br>[0.70, 0.90]"
+
+
+def test_a_crowded_heat_map_is_marked_instead_of_written_in(sweep: Sweep) -> None:
+    from dataclasses import replace
+
+    more = [row(0, 0.1 * s, 0.01 * s, 0.001) for s in range(11, 20)]
+    fig = heat_map(replace(sweep, rows=(*sweep.rows, *more)))
+    heat, over, chosen = fig.data
+    assert not heat.texttemplate
+    assert (chosen.x[0], chosen.y[0]) == ("add x2, all", "resid_post@2")
+    assert {*over.x} == {"add x3, all"} and len(over.x) == 3
 
 
 def test_a_sweep_without_candidates_cannot_be_drawn(sweep: Sweep) -> None:

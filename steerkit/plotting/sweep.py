@@ -94,9 +94,10 @@ def trade_off(sweep: Sweep) -> go.Figure:
     fig.add_scatter(
         x=[r.guard.value for r in front if r.guard],
         y=[r.effect.value for r in front],
-        mode="lines",
+        mode="lines+markers",
         name="Pareto front",
-        line={"color": COLOURS["text"], "width": 1.5, "shape": "hv"},
+        line={"color": COLOURS["null"], "width": 1.5, "shape": "hv"},
+        marker={"symbol": "circle-open", "size": 15, "line": {"width": 1.5}},
         hoverinfo="skip",
     )
     fig.update_layout(legend={"y": -0.25, "yanchor": "top"}, margin_t=32)

@@ -7,22 +7,20 @@ is its first-order estimate, (clean - corrupted) . gradient of the metric at the
 the whole map from two forward passes and one backward pass.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from steerkit.batch import Batch
 from steerkit.direction import Direction
 from steerkit.errors import MethodError
 from steerkit.lenses.maps import PatchingMap
 from steerkit.lenses.metrics import Answers, Metric, MetricName, Text, measured
 from steerkit.lenses.pairs import Align, Where
+from steerkit.lenses.rows import logits_of
 from steerkit.lenses.tasks import Both, Job, Task, read_task
 from steerkit.models import LanguageModel
-from steerkit.models.heads import HeadPoint, Heads
-from steerkit.models.hooks import Visit
-from steerkit.models.patching import Place, Rewrite, visited
+from steerkit.models.patching import Place
 from steerkit.prompts import Contrast
 
 
@@ -148,48 +146,9 @@ def attribution_patching(
     return task.answer("attribution patching", {})
 
 
-def patched_logits(
-    model: LanguageModel,
-    batch: Batch,
-    jobs: Sequence[Job],
-    source: Mapping[Place, Tensor],
-    shared: Sequence[int],
-    heads: Sequence[HeadPoint],
-) -> Tensor:
-    """Last logits of the corrupted batch's rows, one row a job, `[job d_vocab]`.
-
-    Jobs come in forward order. `source` holds the clean run's states, `shared` how many
-    positions from the end both runs of each row have.
-    """
-    own = batch.take(torch.tensor([job.row for job in jobs], device=batch.rows.device))
-    write: dict[Place, Visit] = {}
-    for place in dict.fromkeys(job.place for job in jobs):
-        entries = [
-            (k, job.row, position, job.head)
-            for k, job in enumerate(jobs)
-            if job.place == place
-            for position in (range(-shared[job.row], 0) if job.position is None else [job.position])
-        ]
-        rows, taken, position, head = torch.tensor(entries).T
-        states = source[place]
-        index = [taken, states.shape[1] + position, *([head] if isinstance(place, Heads) else [])]
-        write[place] = Rewrite(
-            rows=rows,
-            columns=own.width + position,
-            states=states[tuple(i.to(states.device) for i in index)],
-            heads=head if isinstance(place, Heads) else None,
-        )
-    return visited(model, own, write=write, heads=heads).logits[:, -1]
-
-
 def _run(task: Task, both: Both, jobs: Sequence[Job]) -> None:
     """Measure every job, as many rows at a time as the budget allows."""
-    at_once = max(1, task.token_budget // both.batch.width)
-    for first in range(0, len(jobs), at_once):
-        some = jobs[first : first + at_once]
-        logits = patched_logits(
-            task.model, both.batch, some, both.clean.streams, both.shared, task.heads
-        )
+    for some, logits in logits_of(task, both, jobs):
         pairs = torch.tensor([job.cell[0] for job in some])
         names = list(dict.fromkeys(str(job.place) for job in some))
         where = names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"

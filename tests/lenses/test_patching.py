@@ -302,9 +302,32 @@ def test_the_network_is_as_before(llama, pairs):
     assert all(torch.equal(v, before[k]) for k, v in llama.network.state_dict().items())
 
 
+def test_rows_that_join_late_give_what_whole_rows_give(model, pairs, monkeypatch):
+    """Layers before a patch run once; a model where rows cannot join runs them whole."""
+    from steerkit.lenses import rows
+
+    ran = []
+
+    def noted(*args, **settings):
+        ran.append(1)
+        return staircase(*args, **settings)
+
+    staircase = rows.staircase
+    monkeypatch.setattr(rows, "staircase", noted)
+    settings = {**pairs, "streams": model.info.streams}
+    each = activation_patching(model, **settings, positions="each", token_budget=200)
+    whole = activation_patching(model, **settings, positions="whole")
+    assert bool(ran) != bool(model.engine.resumes)
+    ran.clear()
+    monkeypatch.setattr(model.engine, "resumes", "not here")
+    close(activation_patching(model, **settings).raw, each.raw)
+    close(activation_patching(model, **settings, positions="whole").raw, whole.raw)
+    assert not ran
+
+
 def test_a_job_is_a_row(llama, one):
     """The batched runner itself: unsorted rows, several places and positions in one pass."""
-    from steerkit.lenses.patching import patched_logits
+    from steerkit.lenses.rows import patched_logits
 
     given = one(0)
     a, b = (Batch.collate([given[s][0]], pad_id=0) for s in ("clean", "corrupted"))

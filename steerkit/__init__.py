@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from steerkit.models import wrap as wrap
     from steerkit.prompts import Contrast as Contrast
     from steerkit.prompts import Prompt as Prompt
+    from steerkit.redteam import activation_attack as activation_attack
+    from steerkit.redteam import fit_detector as fit_detector
     from steerkit.searches import Sweep as Sweep
     from steerkit.searches import calibrate as calibrate
     from steerkit.searches import compare_criteria as compare_criteria
@@ -79,6 +81,8 @@ _HOME = {
     "wrap": "models",
     "Contrast": "prompts",
     "Prompt": "prompts",
+    "activation_attack": "redteam",
+    "fit_detector": "redteam",
     "Sweep": "searches",
     "calibrate": "searches",
     "compare_criteria": "searches",

@@ -7,10 +7,10 @@ are allowed to test.
 
 from steerkit.redteam.attacking import activation_attack as activation_attack
 from steerkit.redteam.detector import Detector as Detector
-from steerkit.redteam.detector import fit_detector as fit_detector
 from steerkit.redteam.faults import PublishedFaults as PublishedFaults
 from steerkit.redteam.finding import DetectorScores as DetectorScores
 from steerkit.redteam.finding import Finding as Finding
+from steerkit.redteam.fitting import fit_detector as fit_detector
 from steerkit.redteam.judges import Judged as Judged
 from steerkit.redteam.judges import Lexicon as Lexicon
 from steerkit.redteam.judges import Preference as Preference

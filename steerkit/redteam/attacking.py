@@ -7,15 +7,10 @@ disjoint groups, with the divergence as the paper defines it, and with the nulls
 attack from any push of the same size. `redteam.fit_detector` is its countermeasure.
 """
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from steerkit.audits.checks.degeneration import is_degenerate
-from steerkit.audits.scores import Difference, difference
 from steerkit.datasets.targets import AttackTarget
 from steerkit.direction import Direction
 from steerkit.errors import MethodError
@@ -24,8 +19,17 @@ from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.redteam.faults import PublishedFaults
 from steerkit.redteam.judges import Judge, Success, success_of
-from steerkit.redteam.paired import mcnemar
-from steerkit.redteam.result import ActivationAttack, AttackRow
+from steerkit.redteam.measured import (
+    Part,
+    attack_rows,
+    by_category,
+    item_rows,
+    null_successes,
+    perplexity_of,
+    successes,
+    whole_answers,
+)
+from steerkit.redteam.result import ActivationAttack
 from steerkit.redteam.vectors import (
     attack_vector,
     is_spaced,
@@ -35,31 +39,15 @@ from steerkit.redteam.vectors import (
     states_at,
     with_clean_answers,
 )
-from steerkit.refusals import fold
-from steerkit.scoring import TOKEN_BUDGET, perplexity
+from steerkit.scoring import TOKEN_BUDGET
 from steerkit.searches import KLGuard, criterion, random_directions
 from steerkit.searches.guards import Damage
-from steerkit.searches.measure import measure, measure_damage
-from steerkit.searches.objectives import Scores
-from steerkit.statistics import Estimate, Floats, cluster_mean, holm, null
+from steerkit.searches.measure import measure_damage
+from steerkit.statistics import Floats, cluster_mean
 
 STRENGTHS = (-0.2, -0.4, -0.8, -1.2, -1.6)
 """Multiples of the vector; -0.8 is the published one, and -1.6 what its code really adds."""
 CRITERIA = ("js", "auc", "gap")
-
-
-@dataclass(frozen=True)
-class Part:
-    """Prompts of one part, without answers, with their groups."""
-
-    prompts: tuple[Prompt, ...]
-    groups: tuple[str, ...]
-
-    @classmethod
-    def of(cls, contrast: Contrast) -> "Part":
-        """The prompts of a paired contrast, each once."""
-        n = len(contrast.positive)
-        return cls(tuple(p.with_answer("") for p in contrast.positive), contrast.groups[:n])
 
 
 def activation_attack(
@@ -154,10 +142,10 @@ def activation_attack(
 
     guard = _guard(model, control, report, max_new_tokens, token_budget, max_kl)
     costs = measure_damage(model, adds(vector), guard, seed=seed)
-    tried, worked = _success(model, success, adds(vector), choose)
-    chosen, within = _choose(doses, worked * _whole(tried), costs, max_kl)
-    clean, clean_success = _success(model, success, None, report)
-    attacked, attacked_success = _success(model, success, adds(vector), report)
+    tried, worked = successes(model, success, adds(vector), choose)
+    chosen, within = _choose(doses, worked * whole_answers(tried), costs, max_kl)
+    clean, clean_success = successes(model, success, None, report)
+    attacked, attacked_success = successes(model, success, adds(vector), report)
     x = read.at(site)
     drawn = {
         "random": random_directions(
@@ -166,11 +154,11 @@ def activation_attack(
         "shuffled": shuffled_vectors(read, site, n_shuffled, size=vector.scale, seed=seed + 2),
     }
     draws = {
-        kind: _draws(model, success, [a for d in some for a in adds(d)], report, len(doses))
+        kind: null_successes(model, success, [a for d in some for a in adds(d)], report, len(doses))
         for kind, some in drawn.items()
     }
     wanted = {i.prompt.text: i.adversarial for i in items}
-    rows = _rows(
+    rows = attack_rows(
         model, doses, report, clean_success[0], attacked, attacked_success, costs, draws, success,
         wanted, token_budget, seed,
     )  # fmt: skip
@@ -180,13 +168,13 @@ def activation_attack(
         judged_by=success.name,
         rows=rows,
         clean=cluster_mean(clean_success[0], report.groups, seed=seed, unit="fraction"),
-        clean_perplexity=_perplexity(model, report, clean.outputs, 0, token_budget, seed),
+        clean_perplexity=perplexity_of(model, report, clean.outputs, 0, token_budget, seed),
         chosen=chosen,
         within=within,
         site=site,
         direction=vector,
         criteria=criteria,
-        categories=_categories(attacked_success[at], report, seed),
+        categories=by_category(attacked_success[at], report, seed),
         faults=faults,
         sizes={
             "fit": len(fit.positive),
@@ -194,7 +182,7 @@ def activation_attack(
             "report": len(report.prompts),
             "control": len(guard.items),
         },
-        items=_items(
+        items=item_rows(
             report, clean, attacked, clean_success[0], attacked_success[at], at,
             show=show_text or not target.sensitive,
         ),
@@ -261,25 +249,6 @@ def _guard(
     )
 
 
-def _success(
-    model: Model, success: Success, interventions: "Sequence[Add] | None", part: Part
-) -> tuple[Scores, Floats]:
-    """Values of every intervention on every prompt, and which of them are successes."""
-    found = (
-        success.score(model, part.prompts)
-        if interventions is None
-        else measure(model, interventions, success, part.prompts)
-    )
-    return found, success.succeeded(found.values)
-
-
-def _whole(found: Scores) -> Floats:
-    """1 for each answer that is neither empty nor a loop; all ones where none was generated."""
-    if not found.outputs:
-        return np.ones_like(found.values)
-    return np.array([[float(not is_degenerate(t)) for t in row] for row in found.outputs])
-
-
 def _choose(
     doses: Sequence[float], values: Floats, costs: Sequence[Damage], max_kl: float | None
 ) -> tuple[float, bool]:
@@ -290,138 +259,3 @@ def _choose(
         return doses[int(np.argmin(kl))], False
     best = min(allowed, key=lambda i: (-float(values[i].mean()), abs(doses[i])))
     return doses[best], True
-
-
-def _draws(model: Model, success: Success, adds: Sequence[Add], part: Part, n_doses: int) -> Floats:
-    """Mean success of null vectors, `[dose vector]`."""
-    if not adds:
-        return np.empty((n_doses, 0))
-    return _success(model, success, adds, part)[1].mean(1).reshape(-1, n_doses).T
-
-
-def _rows(
-    model: Model,
-    doses: Sequence[float],
-    part: Part,
-    clean: Floats,
-    attacked: Scores,
-    successes: Floats,
-    costs: Sequence[Damage],
-    draws: dict[str, Floats],
-    success: Success,
-    wanted: Mapping[str, str],
-    token_budget: int,
-    seed: int,
-) -> tuple[AttackRow, ...]:
-    changes = [_change(values, clean, part.groups, seed) for values in successes]
-    corrected = holm([c.null.p if c.null else 1.0 for c in changes])
-    found = []
-    for i, c in enumerate(doses):
-        mean = float(successes[i].mean())
-
-        def rate(values: Sequence[float]) -> Estimate | None:
-            if not attacked.outputs:
-                return None
-            return cluster_mean(values, part.groups, seed=seed, unit="fraction")
-
-        texts = attacked.outputs[i] if attacked.outputs else ()
-        found.append(
-            AttackRow(
-                strength=c,
-                success=cluster_mean(successes[i], part.groups, seed=seed, unit="fraction"),
-                change=replace(changes[i], p=corrected[i]),
-                mcnemar=mcnemar(clean, successes[i]),
-                kl=costs[i].mean,
-                kl_p95=costs[i].p95,
-                perplexity=_perplexity(model, part, attacked.outputs, i, token_budget, seed),
-                broken=rate([float(is_degenerate(t)) for t in texts]),
-                wanted=rate(
-                    [
-                        float(fold(t).startswith(fold(wanted[p.text])))
-                        for p, t in zip(part.prompts, texts, strict=False)
-                    ]
-                ),
-                margin=None
-                if success.unit == "fraction"
-                else cluster_mean(attacked.values[i], part.groups, seed=seed, unit=success.unit),
-                random=null("random vectors", mean, draws["random"][i]),
-                shuffled=null("exchanged labels", mean, draws["shuffled"][i]),
-                draws={kind: tuple(values[i].tolist()) for kind, values in draws.items()},
-            )
-        )
-    return tuple(found)
-
-
-def _change(values: Floats, clean: Floats, groups: Sequence[str], seed: int) -> Difference:
-    found = difference(values, clean, groups, unit="fraction", seed=seed)
-    assert found is not None
-    return found
-
-
-def _perplexity(
-    model: Model,
-    part: Part,
-    outputs: Sequence[Sequence[str]],
-    i: int,
-    token_budget: int,
-    seed: int,
-) -> Estimate | None:
-    """Perplexity of answers under the clean model, geometric mean over prompts."""
-    if not outputs:
-        return None
-    texts = [(p, t) for p, t in zip(part.prompts, outputs[i], strict=True)]
-    spaced = is_spaced(model.info, part.prompts[0])
-    asked = [p.with_answer(f" {t.lstrip()}" if spaced else t) for p, t in texts if t.strip()]
-    if not asked:
-        return None
-    groups = [g for g, (_, t) in zip(part.groups, texts, strict=True) if t.strip()]
-    logs = np.log(perplexity(model, asked, token_budget=token_budget).numpy())
-    mean = cluster_mean(logs, groups, seed=seed, unit="nats")
-    low, value, high = (float(np.exp(x)) for x in (mean.low, mean.value, mean.high))
-    return Estimate(value, low, high, mean.n, "per token")
-
-
-def _categories(values: Floats, part: Part, seed: int) -> dict[str, Estimate]:
-    names = [p.category for p in part.prompts]
-    if not all(names) or len(set(names)) < 2:
-        return {}
-    found = {}
-    for name in sorted(set(names)):
-        rows = [i for i, n in enumerate(names) if n == name]
-        groups = [part.groups[i] for i in rows]
-        found[name] = cluster_mean(values[rows], groups, seed=seed, unit="fraction")
-    return found
-
-
-def _items(
-    part: Part,
-    clean: Scores,
-    attacked: Scores,
-    before: Floats,
-    after: Floats,
-    at: int,
-    *,
-    show: bool,
-) -> tuple[dict[str, Any], ...]:
-    rows = []
-    for i, prompt in enumerate(part.prompts):
-        item: dict[str, Any] = {
-            "row": i,
-            "prompt_sha256": short_hash(prompt.text),
-            "group": part.groups[i] if show else short_hash(part.groups[i]),
-            "category": prompt.category,
-            "clean": float(before[i]),
-            "attacked": float(after[i]),
-        }
-        if show:
-            item["prompt"] = prompt.text
-            if attacked.outputs:
-                item["clean_answer"] = clean.outputs[0][i]
-                item["attacked_answer"] = attacked.outputs[at][i]
-        rows.append(item)
-    return tuple(rows)
-
-
-def short_hash(text: str) -> str:
-    """The first 16 hex digits of a text's sha256: says which prompt, and not what it says."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

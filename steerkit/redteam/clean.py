@@ -1,11 +1,15 @@
 """How clean states lie at one place: mean, shrunk covariance, and norms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from steerkit.redteam.places import POINTS
+from steerkit.site import Site
+from steerkit.statistics import Floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,3 +104,24 @@ def shrinkage(centred: Float[Tensor, "row d_model"]) -> float:
     noise = (float((squared**2).sum()) / n - frobenius) / (d * n)
     departure = frobenius / d - m**2
     return min(1.0, max(0.0, noise) / departure) if departure > 0 else 1.0
+
+
+def fitted(
+    states: Float[Tensor, "prompt place d_model"],
+    sites: Sequence[Site],
+    suspected: Mapping[Site, Tensor],
+) -> tuple[Clean, ...]:
+    """How the rows lie at each place."""
+    return tuple(
+        Clean.of(states[:, i], suspected.get(sites[i // len(POINTS)]))
+        for i in range(states.shape[1])
+    )
+
+
+def raw_scores(clean: Sequence[Clean], states: Float[Tensor, "prompt place d_model"]) -> Floats:
+    """Distance, norm shift and projection shift at each place, `[prompt place 3]`."""
+    columns = [
+        torch.stack([measure(states[:, i]) for measure in c.measures], -1)
+        for i, c in enumerate(clean)
+    ]
+    return torch.stack(columns, 1).numpy()

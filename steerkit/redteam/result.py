@@ -8,6 +8,7 @@ from typing import Any
 
 from steerkit.audits.scores import Difference
 from steerkit.direction import Direction
+from steerkit.interventions import Add
 from steerkit.redteam.faults import PublishedFaults
 from steerkit.redteam.paired import McNemar
 from steerkit.searches import SiteScores
@@ -128,6 +129,11 @@ class ActivationAttack:
             max(row.success.value for row in self.rows),
             [max(values) for values in zip(*(r.draws["random"] for r in self.rows), strict=True)],
         )
+
+    def family(self, strength: float) -> Add:
+        """The attack at -strength, for `redteam.detection_power`, which counts upward."""
+        times = 2.0 if self.faults.added_twice else 1.0
+        return Add(self.direction, strength=-times * strength)
 
     def summary(self) -> str:
         """What was found, in a few sentences."""

@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from steerkit.activations import Activations
+from steerkit.datasets import refusal
 from steerkit.datasets.targets import AttackItem, AttackTarget
 from steerkit.errors import MethodError, PromptError
 from steerkit.interventions import Add
 from steerkit.prompts import Contrast, Prompt
-from steerkit.redteam import Lexicon, Preference, PublishedFaults, activation_attack, mcnemar
+from steerkit.redteam import (
+    Lexicon,
+    Preference,
+    PublishedFaults,
+    activation_attack,
+    detection_power,
+    fit_detector,
+    mcnemar,
+)
 from steerkit.redteam.attacking import _doses, _parts
 from steerkit.redteam.faults import phrase_in_words
 from steerkit.redteam.judges import not_refusing, not_refusing_published, success_of
@@ -220,6 +229,19 @@ def test_fitting_on_the_test_prompts_shares_groups_and_flatters_a_null(aligned, 
         own.append((d[:10] @ v).mean() / np.linalg.norm(v))
         other.append((d[10:] @ v).mean() / np.linalg.norm(v))
     assert np.mean(own) > 2 and abs(np.mean(other)) < 3 * np.std(other) / np.sqrt(200)
+
+
+def test_the_attack_is_detected_before_it_works(attack, aligned, asked):
+    """The countermeasure on the very vector: certain at a strength that changes no answer."""
+    detector = fit_detector(aligned, refusal("train", n=40))
+    power = detection_power(
+        aligned, detector, {"attack": attack.family}, asked.sample(30), strengths=(0.4, 1.2)
+    )
+    weak, strong = power.of("attack", "paired")[1:]
+    assert attack.rows[0].success.high < 0.3 and weak.auc.value == 1.0
+    assert strong.first == f"{attack.site} prompt"
+    made = attack.family(0.4)
+    assert made.strength == -0.4 and made.direction is attack.direction
 
 
 # --- judges ---

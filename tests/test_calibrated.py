@@ -47,6 +47,14 @@ def test_a_record_does_not_follow_the_vector_elsewhere() -> None:
     assert direction(RECORD).at(1).calibrations == (RECORD,)
 
 
+def test_random_directions_in_its_place_have_no_record() -> None:
+    from steerkit.searches import random_directions
+
+    h = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    (drawn,) = random_directions(direction(RECORD), h, h + 1, 1)
+    assert drawn.calibrations == ()
+
+
 def test_a_later_version_is_refused() -> None:
     with pytest.raises(DirectionError, match="version 2 is newer"):
         CalibratedStrength.from_json({**RECORD.to_json(), "version": 2})

@@ -1,12 +1,12 @@
 """Search: from directions to the operator, place, rule and strength that work, with nulls."""
 
 from steerkit.searches.calibration import calibrate as calibrate
-from steerkit.searches.calibration import verify as verify
 from steerkit.searches.calibration_results import Calibration as Calibration
 from steerkit.searches.calibration_results import Calibrations as Calibrations
 from steerkit.searches.calibration_results import Verified as Verified
+from steerkit.searches.calibration_verifying import verify as verify
 from steerkit.searches.candidates import Candidate as Candidate
-from steerkit.searches.conditions import FoundCondition as FoundCondition
+from steerkit.searches.condition_result import FoundCondition as FoundCondition
 from steerkit.searches.conditions import search_condition as search_condition
 from steerkit.searches.criteria import CriteriaTable as CriteriaTable
 from steerkit.searches.criteria import SiteScores as SiteScores
@@ -31,8 +31,8 @@ from steerkit.searches.rows import SweepRow as SweepRow
 from steerkit.searches.rows import Transfer as Transfer
 from steerkit.searches.rule_arms import RuleArms as RuleArms
 from steerkit.searches.rule_arms import compare_rule as compare_rule
+from steerkit.searches.rule_book import RuleBook as RuleBook
 from steerkit.searches.rules import Rule as Rule
-from steerkit.searches.rules import RuleBook as RuleBook
 from steerkit.searches.rules import RuleVector as RuleVector
 from steerkit.searches.rules import rule_vector as rule_vector
 from steerkit.searches.selection_records import candidate_directions as candidate_directions
@@ -40,8 +40,8 @@ from steerkit.searches.selection_records import measure_records as measure_recor
 from steerkit.searches.selection_rule import Selection as Selection
 from steerkit.searches.selection_rule import select_direction as select_direction
 from steerkit.searches.sweep import Sweep as Sweep
-from steerkit.searches.tradeoff_verb import Balance as Balance
-from steerkit.searches.tradeoff_verb import OwnAnswer as OwnAnswer
-from steerkit.searches.tradeoff_verb import Tradeoff as Tradeoff
+from steerkit.searches.tradeoff_objectives import Balance as Balance
+from steerkit.searches.tradeoff_objectives import OwnAnswer as OwnAnswer
+from steerkit.searches.tradeoff_result import Tradeoff as Tradeoff
 from steerkit.searches.tradeoff_verb import tradeoff as tradeoff
 from steerkit.searches.verb import search as search

@@ -5,11 +5,9 @@ effect) they can be compared. All directions are measured together: every round 
 of programs, a slot for each strength that some direction wants to know about.
 """
 
-import hashlib
-import json
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,48 +15,23 @@ import numpy as np
 from steerkit.batch import Positions
 from steerkit.calibrated import CalibratedStrength
 from steerkit.direction import Direction
-from steerkit.errors import DirectionError, MethodError, PromptError
-from steerkit.interventions.operator import OPERATORS, from_settings
-from steerkit.prompts import Contrast, Prompt
-from steerkit.protocols import Intervention, Model
-from steerkit.searches.calibration_gauges import EffectGauge, Gauge, KLGauge, Statistic, read_all
-from steerkit.searches.calibration_results import Calibration, Calibrations, Verified
+from steerkit.errors import DirectionError, MethodError
+from steerkit.protocols import Model
+from steerkit.searches.calibration_gauges import Gauge, KLGauge, Statistic, read_all
+from steerkit.searches.calibration_results import Calibration, Calibrations
 from steerkit.searches.calibration_roots import Hunt
-from steerkit.searches.candidates import AIMS, Aim, Factory, Operation, operation
-from steerkit.searches.guards import KLGuard
-from steerkit.searches.measure import Side, sides, sign
-from steerkit.searches.naming import make_objective
-from steerkit.searches.objectives import Objective, Projection, Refusal
-from steerkit.site import Site
+from steerkit.searches.calibration_setup import (
+    Effect,
+    Prompts,
+    every_dial,
+    gauge_maker,
+    hash_of,
+    parts,
+    side_of,
+)
+from steerkit.searches.candidates import AIMS, Aim, Factory
+from steerkit.searches.measure import Side
 from steerkit.statistics import Estimate, group_bootstrap
-
-ADDITIVE = ("add", "add_keeping_norm")
-"""Operators whose strength has a sign and no natural end."""
-AT_MOST = 64.0
-Prompts = Contrast | Sequence[Prompt | str]
-Effect = tuple[str | Objective, float]
-
-
-@dataclass(frozen=True, eq=False)
-class Dial:
-    """A direction under an operator, with its strength left open."""
-
-    direction: Direction
-    operation: Operation
-    reference: str
-    positions: Positions
-    sign: float
-    limit: float
-
-    def at(self, strength: float, direction: Direction | None = None) -> Intervention:
-        """The intervention at a strength given without its sign."""
-        (candidate,) = self.operation.candidates(
-            direction or self.direction,
-            (self.positions,),
-            (self.reference,),
-            (self.sign * strength,),
-        )
-        return candidate.intervention
 
 
 def calibrate(
@@ -128,9 +101,11 @@ def calibrate(
         raise DirectionError("there are no directions to calibrate; extract some first")
     for direction in listed:
         direction.check(model.info)
-    dials = _dials(listed, intervene, aim, Positions.of(positions), reference, at_most)
-    found, held = parts(_side(prompts, aim, effect is not None), fraction, seed=seed)
-    make = _gauges(model, listed, prompts, kl, effect, statistic, aim, max_new_tokens, token_budget)
+    dials = every_dial(listed, intervene, aim, Positions.of(positions), reference, at_most)
+    found, held = parts(side_of(prompts, aim, effect is not None), fraction, seed=seed)
+    make = gauge_maker(
+        model, listed, prompts, kl, effect, statistic, aim, max_new_tokens, token_budget
+    )
     gauge = make(found)
     goal = kl if effect is None else float(effect[1])
     hunts = [_hunt(goal, d.limit, effect is not None, tolerance) for d in dials]
@@ -158,7 +133,7 @@ def calibrate(
         "unit": gauge.unit,
         "goal": goal,
         "aim": aim,
-        "prompts_sha256": _sha256(prompts),
+        "prompts_sha256": hash_of(prompts),
         "fraction": fraction,
         "seed": seed,
         "max_new_tokens": max_new_tokens,
@@ -193,90 +168,6 @@ def calibrate(
     return Calibrations(tuple(items), rounds, measured, about)
 
 
-def verify(
-    model: Model,
-    direction: Direction,
-    prompts: Prompts,
-    *,
-    objective: "str | Objective | None" = None,
-    token_budget: int = 16_384,
-) -> list[Verified]:
-    """Measure every calibrated strength of a direction again.
-
-    Args:
-        model: the model it was taken on, on any engine.
-        direction: with calibrations, as loaded from its file.
-        prompts: the very prompts of the calibration, whose held-out part is then measured, or
-            others, which are measured whole.
-        objective: what effects were measured by, where some were.
-        token_budget: padded tokens a forward pass.
-
-    Raises:
-        MethodError: a direction without calibrations; an operator that was a function and
-            cannot be made again; an effect whose objective is not given.
-        DirectionError: another model.
-    """
-    direction.check(model.info)
-    if not direction.calibrations:
-        raise MethodError(f"{direction} has no calibrated strength to verify; calibrate it first")
-    same = _sha256(prompts)
-    found = []
-    for record in direction.calibrations:
-        one = _rebuilt(direction, record)
-        by_effect = record.statistic == "change"
-        effect = None
-        if by_effect:
-            if objective is None:
-                raise MethodError(
-                    f"the strength was calibrated by its effect on '{record.quantity}'; pass "
-                    "objective= to measure that again"
-                )
-            effect = (objective, record.goal)
-        side = _side(prompts, _aim(record.aim), by_effect)
-        very_same = same == record.prompts_sha256
-        if very_same:
-            side = parts(side, record.fraction, seed=record.seed)[1]
-        statistic: Statistic = "p95" if record.statistic == "p95" else "mean"
-        make = _gauges(
-            model,
-            [direction],
-            prompts,
-            record.goal,
-            effect,
-            statistic,
-            _aim(record.aim),
-            record.max_new_tokens,
-            token_budget,
-        )
-        gauge = make(side)
-        measured = gauge.estimate(read_all(gauge, [one])[0], seed=record.seed)
-        found.append(Verified(record, measured, very_same, _agrees(record, measured, very_same)))
-    return found
-
-
-def parts(side: Side, fraction: float, *, seed: int = 0) -> tuple[Side, Side]:
-    """Two parts of the prompts that share no group; the first holds about `fraction` of them.
-
-    Raises:
-        PromptError: fewer than two groups.
-    """
-    names = sorted(set(side.groups))
-    if len(names) < 2:
-        raise PromptError(
-            f"{len(side.prompts)} prompts in {len(names)} group cannot be split into a part to "
-            "fit on and a part to report on; give prompts of at least two groups"
-        )
-    np.random.default_rng(seed).shuffle(names)
-    sizes = {name: side.groups.count(name) for name in names}
-    first: set[str] = set()
-    for name in names[:-1]:
-        taken = sum(sizes[n] for n in first)
-        if not first or taken + sizes[name] / 2 <= fraction * len(side.prompts):
-            first.add(name)
-    split = [[i for i, g in enumerate(side.groups) if (g in first) == own] for own in (True, False)]
-    return side.take(split[0]), side.take(split[1])
-
-
 def _check(
     aim: str, statistic: str, kl: float, effect: Effect | None, fraction: float, tolerance: float
 ) -> None:
@@ -298,106 +189,6 @@ def _check(
         raise MethodError(
             f"fraction and tolerance lie between 0 and 1; got {fraction} and {tolerance}"
         )
-
-
-def _dials(
-    directions: Sequence[Direction],
-    intervene: "str | Factory | Sequence[str | Factory]",
-    aim: Aim,
-    positions: Positions,
-    reference: str,
-    at_most: float | None,
-) -> list[Dial]:
-    if positions.rule == "mask":
-        raise MethodError(
-            "a strength is calibrated for a position rule, not for a token mask, which belongs "
-            "to fixed prompts; use 'all', 'prompt', 'last_prompt' or 'generated'"
-        )
-    single = isinstance(intervene, str) or callable(intervene)
-    operators: Any = (intervene,) if single else tuple(intervene)  # type: ignore[arg-type]
-    if not operators:
-        raise MethodError("no operators to calibrate; give at least one")
-    operations = [operation(one, aim) for one in operators]
-    found = []
-    for direction in sorted(directions, key=lambda d: (d.site.order, d.method)):
-        for op, given in zip(operations, operators, strict=True):
-            additive = op.name in ADDITIVE
-            fractional = not additive and (isinstance(given, type | str))
-            limit = at_most or (1.0 if fractional else AT_MOST)
-            point = reference if op.has_reference else ""
-            found.append(
-                Dial(direction, op, point, positions, sign(aim) if additive else 1.0, limit)
-            )
-    return found
-
-
-def _side(prompts: Prompts, aim: Aim, changed: bool) -> Side:
-    """The prompts that are measured: of a contrast, the side to be changed or left alone."""
-    if isinstance(prompts, Contrast):
-        return sides(prompts, aim)[0 if changed else 1]
-    asked = tuple(Prompt.of(p) for p in prompts)
-    if not asked:
-        raise PromptError("no prompts to calibrate on; give some whose answers matter")
-    return Side(asked, tuple(p.group or f"prompt{i}" for i, p in enumerate(asked)))
-
-
-def _gauges(
-    model: Model,
-    directions: Sequence[Direction],
-    prompts: Prompts,
-    kl: float,
-    effect: Effect | None,
-    statistic: Statistic,
-    aim: Aim,
-    max_new_tokens: int,
-    token_budget: int,
-) -> Callable[[Side], Gauge]:
-    """A maker of the gauge for either part of the prompts."""
-    if effect is None:
-
-        def by_kl(side: Side) -> Gauge:
-            guard = KLGuard.on(
-                model,
-                side.prompts,
-                side.groups,
-                limit=kl,
-                max_new_tokens=max_new_tokens,
-                token_budget=token_budget,
-            )
-            return KLGauge(model, guard, statistic)
-
-        return by_kl
-    target = _objective(effect[0], model, directions, prompts, max_new_tokens, token_budget)
-    return lambda side: EffectGauge.on(model, target, side, sign(aim))
-
-
-def _objective(
-    objective: str | Objective,
-    model: Model,
-    directions: Sequence[Direction],
-    prompts: Prompts,
-    max_new_tokens: int,
-    token_budget: int,
-) -> Objective:
-    if not isinstance(objective, str):
-        return objective
-    if isinstance(prompts, Contrast):
-        return make_objective(
-            objective,
-            model,
-            directions,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            token_budget=token_budget,
-        )
-    if objective == "refusal":
-        return Refusal(max_new_tokens, token_budget=token_budget)
-    if objective == "projection":
-        return Projection(max(directions, key=lambda d: d.site.order), token_budget)
-    raise MethodError(
-        f"the objective '{objective}' by name needs a Contrast of prompts; pass one, or an "
-        "Objective such as LogOdds(positive=, negative=)"
-    )
 
 
 def _hunt(goal: float, limit: float, target: bool, tolerance: float) -> Hunt:
@@ -444,47 +235,6 @@ def _question(record: CalibratedStrength) -> tuple[Any, ...]:
 def _none() -> Estimate:
     nan = float("nan")
     return Estimate(nan, nan, nan, 0, "strength")
-
-
-def _aim(text: str) -> Aim:
-    return "reduce" if text == "reduce" else "induce"
-
-
-def _rebuilt(direction: Direction, record: CalibratedStrength) -> Intervention:
-    if record.operator not in OPERATORS.names():
-        raise MethodError(
-            f"the strength belongs to '{record.operator}', which is no registered operator "
-            f"({', '.join(OPERATORS.names())}) and cannot be made again from a file"
-        )
-    return from_settings(
-        record.operator,
-        [direction],
-        record.settings,
-        strength=record.strength,
-        positions=_positions(record.positions),
-        sites=[Site.parse(s) for s in record.sites],
-    )
-
-
-def _positions(text: str) -> Positions:
-    """The inverse of `str(positions)`."""
-    if text.startswith("indices"):
-        return Positions.of(json.loads(text.removeprefix("indices")))
-    return Positions.of(text)
-
-
-def _agrees(record: CalibratedStrength, measured: Estimate, very_same: bool) -> bool:
-    was = record.achieved
-    if very_same:
-        return bool(abs(measured.value - was.value) <= 0.05 * max(abs(was.value), 1e-6))
-    return bool(measured.low <= was.high and was.low <= measured.high)
-
-
-def _sha256(prompts: Prompts) -> str:
-    if isinstance(prompts, Contrast):
-        return prompts.sha256
-    data = [asdict(Prompt.of(p)) for p in prompts]
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _provenance(model: Model, sha256: str, found: Side, held: Side, seed: int) -> dict[str, Any]:

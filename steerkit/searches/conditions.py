@@ -4,29 +4,24 @@ Directions are fitted on one part of a contrast, place, measure and threshold ar
 second, and what the choice is worth is measured on a third. The parts share no group.
 """
 
-import html
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steerkit.batch import Batch
 from steerkit.direction import Direction
 from steerkit.errors import DirectionError, MethodError, SiteError
 from steerkit.extraction.text_baseline import text_scores
 from steerkit.interventions.when import MEASURES, POOLED, When
 from steerkit.program import Measure, Pooled
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast
 from steerkit.protocols import Intervention, Model
 from steerkit.registry import suggest
-from steerkit.scoring import scored_batches
 from steerkit.searches.condition_choice import (
     Labels,
     Option,
-    Quality,
     Rows,
     Side,
     States,
@@ -37,105 +32,13 @@ from steerkit.searches.condition_choice import (
     options,
     quality,
 )
+from steerkit.searches.condition_result import FoundCondition
+from steerkit.searches.condition_states import pooled_states
 from steerkit.site import Site
-from steerkit.statistics import Null, auc, group_codes, null, permutations
+from steerkit.statistics import auc, group_codes, null, permutations
 
 PARTS = (0.4, 0.3, 0.3)
 """Of the contrast: to fit directions on, to choose on, to report on."""
-
-
-@dataclass(frozen=True, eq=False)
-class FoundCondition:
-    """A condition, how well it tells the sides apart, and what chance and the words alone give.
-
-    Attributes:
-        when: the condition, for `intervention.when(found.when)`.
-        option: the choice, with its F1 on the prompts it was chosen on, which flatters it.
-        held_out: precision, recall and F1 on prompts that had no part in finding it.
-        auc: held-out area under the ROC curve of the measure.
-        text: the same of a classifier of the words alone, fitted on the other two parts.
-        permutation: held-out F1 beside that of the whole search on permuted labels.
-        selected: F1 on the selection part beside the same under permuted labels: its mean says
-            how much choosing alone brings.
-        stability: share of group resamples that chose each way of reading it.
-        options: every way, best first.
-        levels: `(value of the measure, label)` of every held-out prompt.
-        sizes: prompts of the three parts (fit, choice, report).
-        provenance: model, prompt hash, seed, versions.
-    """
-
-    when: When
-    option: Option
-    held_out: Quality
-    auc: float
-    text: Quality | None
-    permutation: Null
-    selected: Null
-    stability: Mapping[str, float]
-    options: tuple[Option, ...]
-    levels: tuple[tuple[float, int], ...]
-    sizes: tuple[int, int, int]
-    provenance: Mapping[str, Any]
-
-    def table(self, n: int = 10) -> str:
-        """The `n` best ways to read the condition as a markdown table, the choice first."""
-        lines = [
-            "| site | read at | measure | threshold | F1 (selection) | margin (sd) | resamples |",
-            "|" + "---|" * 7,
-        ]
-        for o in self.options[:n]:
-            sign = ">=" if o.side == "above" else "<"
-            lines.append(
-                f"| {o.site} | {o.on} | {o.measure} | {sign} {o.threshold:.3g} | {o.f1:.3f} "
-                f"| {o.margin:.3g} | {self.stability.get(o.name, 0.0):.0%} |"
-            )
-        return "\n".join(lines)
-
-    def summary(self) -> str:
-        """What was found, in a few lines of plain text."""
-        q = self.held_out
-        lines = [
-            f"{self.when}",
-            f"on {self.sizes[2]} held-out prompts: F1 {q.f1}, precision {q.precision}, "
-            f"recall {q.recall}, false alarms {q.false_alarms}; always on: {q.always:.3g}",
-            f"on the prompts it was chosen on: F1 {self.option.f1:.3g} "
-            f"(permuted labels: {self.selected.mean:.3g} on average)",
-            f"permuted labels through the same search: held-out F1 {self.permutation.mean:.3g}, "
-            f"at most {self.permutation.maximum:.3g} of {self.permutation.n} "
-            f"(p = {self.permutation.p:.3g})",
-        ]
-        if self.text:
-            lines.append(f"the words alone: F1 {self.text.f1}")
-        lines.append(f"chosen in {self.stability.get(self.option.name, 0.0):.0%} of resamples")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, without the vector."""
-        return {
-            "when": {**self.when.to_json(), "site": str(self.option.site)},
-            "held_out": self.held_out.to_json(),
-            "auc": self.auc,
-            "text": self.text.to_json() if self.text else None,
-            "permutation": self.permutation.to_json(),
-            "selected": {"f1": self.option.f1, **self.selected.to_json()},
-            "stability": dict(self.stability),
-            "options": [{**o.__dict__, "site": str(o.site)} for o in self.options],
-            "levels": [list(pair) for pair in self.levels],
-            "sizes": list(self.sizes),
-            "provenance": dict(self.provenance),
-        }
-
-    def __repr__(self) -> str:
-        return f"FoundCondition({self.summary()})"
-
-    def _repr_html_(self) -> str:
-        heads, _, *rows = (line.strip("|").split("|") for line in self.table().splitlines())
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows
-        )
-        head = "".join(f"<th>{html.escape(c)}</th>" for c in heads)
-        text = "<br>".join(html.escape(line) for line in self.summary().splitlines())
-        return f"<b>Condition</b><br>{text}<table><tr>{head}</tr>{body}</table>"
 
 
 def search_condition(
@@ -256,40 +159,6 @@ def search_condition(
         sizes=(len(fit), len(select), len(report)),
         provenance=_provenance(model, contrast, seed),
     )
-
-
-def pooled_states(
-    model: Model,
-    prompts: Sequence[Prompt],
-    sites: Sequence[Site],
-    on: Sequence[Pooled],
-    *,
-    token_budget: int = 16_384,
-) -> States:
-    """What conditions read: every prompt at every site, pooled as a latch pools it; float64.
-
-    Answers are left out; the mean is over all tokens of the prompt, special ones included.
-    """
-    asked = [replace(p, answer="") for p in prompts]
-    found: dict[Site, Tensor] = {}
-    for batch in scored_batches(model, asked, token_budget=token_budget):
-        run = model.run(batch, sites=sites, pool=_both, logits="none", before=True)
-        for site in sites:
-            part = run.streams[site].double().cpu()
-            if site not in found:
-                found[site] = part.new_empty((len(asked), *part.shape[1:]))
-            found[site][batch.rows.cpu()] = part
-    return {(site, rule): found[site][:, POOLED.index(rule)] for site in sites for rule in on}
-
-
-def _both(stream: Tensor, batch: Batch) -> Tensor:
-    """The last prompt token and the mean over the prompt, `[batch 2 d_model]`."""
-    absolute, length = batch.absolute.to(stream.device), batch.prompt_len.to(stream.device)
-    last = (absolute == length[:, None] - 1).long().argmax(1)
-    inside = (absolute >= 0) & (absolute < length[:, None])
-    total = torch.where(inside[..., None], stream, stream.new_zeros(())).sum(1)
-    rows = torch.arange(len(stream), device=stream.device)
-    return torch.stack([stream[rows, last], total / length[:, None]], 1)
 
 
 def _given(directions: Sequence[Direction] | None, model: Model) -> dict[Site, Direction]:

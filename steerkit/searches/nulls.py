@@ -178,6 +178,7 @@ def random_directions(
             examples=((), ()),
             tokens=((), ()),
             provenance={"null": shape, "seed": seed, "draw": i},
+            calibrations=(),
         )
         for i, (unit, p, q, s) in enumerate(zip(units, up, down, sign, strict=True))
     ]

@@ -13,7 +13,7 @@ from steerkit.interventions.operator import PositionsLike
 from steerkit.interventions.when import When
 from steerkit.prompts import Prompt
 from steerkit.protocols import Model
-from steerkit.searches.conditions import pooled_states
+from steerkit.searches.condition_states import pooled_states
 from steerkit.searches.measure import measure
 from steerkit.searches.nulls import Shape, random_directions
 from steerkit.searches.objectives import Objective

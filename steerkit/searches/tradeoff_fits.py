@@ -28,7 +28,8 @@ NAMES: dict[Form, tuple[str, ...]] = {
     "power": ("c", "k"),
 }
 """The parameters of each form, in order."""
-EXPONENTS = np.arange(0.1, 5.0001, 0.02)
+EXPONENTS = np.arange(0.1, 8.0001, 0.02)
+"""Those that are tried; an interval that ends at either end is open there."""
 FEWEST = 3
 """Strengths, without 0, below which no exponent can be told."""
 

@@ -6,227 +6,28 @@ are fitted, not assumed. A random direction of the same norm should lose helpful
 same way, and should not move the behaviour.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from steerkit.batch import Positions
 from steerkit.direction import Direction
-from steerkit.errors import InterventionError, MethodError, PromptError
+from steerkit.errors import InterventionError, PromptError
 from steerkit.interventions.add import Add
 from steerkit.prompts import Prompt
 from steerkit.protocols import Model
-from steerkit.scoring import TOKEN_BUDGET, answer_log_probs_by_slot
 from steerkit.searches.measure import measure
 from steerkit.searches.nulls import NullDraws, Shape, random_directions
-from steerkit.searches.objectives import LogOdds, Objective, Scores, as_is
+from steerkit.searches.objectives import Objective
 from steerkit.searches.states import states
 from steerkit.searches.tradeoff_fits import CurveFits, fit_curve, predicted
 from steerkit.searches.tradeoff_levels import LevelFit, fit_level
+from steerkit.searches.tradeoff_objectives import OwnAnswer
+from steerkit.searches.tradeoff_result import Tradeoff
 from steerkit.statistics import Estimate, Floats, cluster_mean, percentiles
 
 STRENGTHS = (-2.0, -1.5, -1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-Measure = Literal["probability", "log_prob", "correct"]
-UNITS: Mapping[str, str] = {
-    "probability": "probability",
-    "log_prob": "nats/token",
-    "correct": "fraction",
-}
-
-
-@dataclass(frozen=True)
-class OwnAnswer:
-    """How well a prompt's own right answer is still predicted, teacher-forced.
-
-    Attributes:
-        measure: `log_prob`: mean log-probability a token, nats; `probability`: its
-            exponential, the geometric mean over tokens; `correct`: whether the model prefers
-            the answer to the prompt's `others`, summed log-probabilities, 1 or 0.
-        others: prompt text -> wrong answers, for `correct`.
-        token_budget: padded tokens a batch.
-    """
-
-    measure: Measure = "probability"
-    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    token_budget: int = TOKEN_BUDGET
-    name: str = "own_answer"
-
-    @property
-    def unit(self) -> str:
-        """Of the measure."""
-        return UNITS[self.measure]
-
-    def score(
-        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
-    ) -> Scores:
-        """One scored answer a prompt, or as many as there are to choose from.
-
-        Raises:
-            MethodError: an unknown measure, a prompt without an answer, or without others.
-        """
-        if self.measure not in UNITS:
-            raise MethodError(f"no measure named '{self.measure}'; there are {', '.join(UNITS)}")
-        bare = [p for p in prompts if not p.answer]
-        if bare:
-            raise MethodError(
-                f"{len(bare)} of {len(prompts)} prompts have no right answer to score, such as "
-                f"{bare[0].text[:40]!r}; give prompts an `answer`"
-            )
-        asked = [
-            (i, p.with_answer(a))
-            for i, p in enumerate(prompts)
-            for a in (p.answer, *(self._others(p) if self.measure == "correct" else ()))
-        ]
-        items = model.tokenize([p for _, p in asked])
-        found = answer_log_probs_by_slot(
-            model, items, as_is(model, slots), token_budget=self.token_budget
-        )
-        if self.measure == "correct":
-            sums = np.array([[float(x.sum()) for x in row] for row in found])
-            owner = np.array([i for i, _ in asked])
-            best = [
-                [float(row[owner == i].argmax() == 0) for i in range(len(prompts))] for row in sums
-            ]
-            return Scores(np.array(best))
-        means = np.array([[float(x.mean()) for x in row] for row in found])
-        return Scores(np.exp(means) if self.measure == "probability" else means)
-
-    def _others(self, prompt: Prompt) -> tuple[str, ...]:
-        others = self.others.get(prompt.text, ())
-        if not others:
-            raise MethodError(
-                f"no other answers to choose from for the prompt {prompt.text[:40]!r}; give "
-                "`others`, or measure the 'probability'"
-            )
-        return others
-
-
-@dataclass(frozen=True)
-class Balance:
-    """P(positive answer) - P(negative answer), renormalised over the two; from -1 to 1.
-
-    That is tanh of half their log-odds. The theory's curve is one of this level.
-    """
-
-    odds: LogOdds
-    name: str = "balance"
-    unit: str = "probability"
-
-    def score(
-        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
-    ) -> Scores:
-        """From the log-odds."""
-        return Scores(np.tanh(self.odds.score(model, prompts, slots).values / 2))
-
-
-@dataclass(frozen=True)
-class Tradeoff:
-    """Gain of a behaviour and loss of helpfulness with strength.
-
-    Attributes:
-        strengths: ascending, 0 among them, in multiples of the direction's scale.
-        behaviour: level of the behaviour at each.
-        helpfulness: level of helpfulness at each.
-        behaviour_unit: of the behaviour.
-        helpfulness_unit: of helpfulness.
-        gain: fits to the change of the behaviour (the power keeps the strength's sign).
-        loss: fits to the loss of helpfulness (the power is even in the strength).
-        tanh: the theory's curve of the behaviour, where its level lies between -1 and 1.
-        hill: the theory's curve of helpfulness, where its level lies between 0 and 1.
-        optimum: strength > 0 of the largest gain less `exchange` times the loss, by the power
-            forms, within the strengths both were fitted on; with an interval over both sets
-            of items. NaN where no positive strength was measured.
-        at_edge: share of resamples whose optimum is the largest of those strengths.
-        exchange: units of gain that a unit of loss counts for.
-        random_loss: the loss of random directions of equal norm, averaged over them by item.
-        random_slope: |slope near zero| of the behaviour beside that of random directions.
-        direction: what was added.
-        positions: at which tokens.
-    """
-
-    strengths: tuple[float, ...]
-    behaviour: tuple[Estimate, ...]
-    helpfulness: tuple[Estimate, ...]
-    behaviour_unit: str
-    helpfulness_unit: str
-    gain: CurveFits
-    loss: CurveFits
-    tanh: LevelFit | None
-    hill: LevelFit | None
-    optimum: Estimate
-    at_edge: float
-    exchange: float
-    random_loss: CurveFits | None
-    random_slope: NullDraws | None
-    direction: str
-    positions: str
-
-    def table(self) -> str:
-        """Every fitted form as a markdown table."""
-        lines = ["| curve | form | parameters | AICc | excess error | |", "|" + "---|" * 6]
-        curves = [("gain", self.gain), ("loss", self.loss)]
-        if self.random_loss:
-            curves.append(("loss, random", self.random_loss))
-        for name, curve in curves:
-            for f in curve.fits:
-                values = ", ".join(f"{k} = {e}" for k, e in f.parameters.items())
-                mark = "chosen" if f.form == curve.chosen else ""
-                excess = f"{f.excess:.2g} ± {f.excess_se:.2g}"
-                lines.append(f"| {name} | {f.form} | {values} | {f.aicc:.1f} | {excess} | {mark} |")
-        for level in (self.tanh, self.hill):
-            if level:
-                values = ", ".join(f"{k} = {e}" for k, e in level.parameters.items())
-                lines.append(f"| level | {level.form} | {values} | | R² {level.r2:.3f} | |")
-        return "\n".join(lines)
-
-    def summary(self) -> str:
-        """What was found, in a few lines of plain text."""
-        lines = [
-            f"{self.direction}, strengths of size up to {self.gain.near:g} and "
-            f"{self.loss.near:g} fitted:",
-            f"gain ({self.behaviour_unit}) ~ |x|^k, k = {self.gain.exponent}; "
-            f"{self.gain.chosen} chosen",
-            f"loss ({self.helpfulness_unit}) ~ |x|^k, k = {self.loss.exponent}; "
-            f"{self.loss.chosen} chosen",
-        ]
-        if self.random_loss and self.random_slope:
-            n = self.random_slope.null
-            lines.append(
-                f"random directions of equal norm: loss k = {self.random_loss.exponent}; |slope| "
-                f"of the gain {self.random_slope.observed:.3g} against at most {n.maximum:.3g} of "
-                f"{n.n} (p = {n.p:.3g})"
-            )
-        edge = f", at the edge in {self.at_edge:.0%} of resamples" if self.at_edge else ""
-        lines.append(f"best strength at an exchange of {self.exchange:g}: {self.optimum}{edge}")
-        return "\n".join(lines)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        shown = ("gain", "loss", "tanh", "hill", "optimum", "random_loss", "random_slope")
-        return {
-            **{k: v for k, v in self.__dict__.items() if k not in shown},
-            "strengths": list(self.strengths),
-            "behaviour": [e.to_json() for e in self.behaviour],
-            "helpfulness": [e.to_json() for e in self.helpfulness],
-            **{k: v.to_json() if (v := getattr(self, k)) else None for k in shown},
-        }
-
-    def __str__(self) -> str:
-        return self.summary()
-
-    def _repr_html_(self) -> str:
-        import html
-
-        heads, _, *rows = (line.strip("|").split("|") for line in self.table().splitlines())
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in rows
-        )
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in heads)
-        text = "<br>".join(html.escape(line) for line in self.summary().splitlines())
-        return f"<b>Trade-off</b><br>{text}<table><tr>{head}</tr>{body}</table>"
 
 
 def tradeoff(

@@ -14,7 +14,7 @@ from steerkit.prompts import Contrast, Prompt
 from steerkit.refusals import is_refusal
 from steerkit.searches import FoundCondition, search_condition
 from steerkit.searches.condition_choice import level
-from steerkit.searches.conditions import pooled_states
+from steerkit.searches.condition_states import pooled_states
 from steerkit.site import Site
 
 

@@ -45,7 +45,7 @@ def test_the_vector_is_the_mean_difference_of_the_last_prompt_token(
     aligned: Any, vector: RuleVector, queries: list[Prompt]
 ) -> None:
     """Captured again by the ordinary road, on the prompts of the first part."""
-    from steerkit.searches.calibration import parts
+    from steerkit.searches.calibration_setup import parts
     from steerkit.searches.measure import Side
 
     made, held = parts(Side(tuple(queries), tuple(p.group for p in queries)), 0.5, seed=0)

@@ -67,16 +67,16 @@ def fixed(n_layers: int) -> dict[str, Site]:
     }
 
 
-def rule(model: Any, directions: Sequence[Any], asked: Contrast) -> Site | None:
-    """What the refusal-direction paper's rule chooses; None where nothing survives it."""
+def rule(model: Any, directions: Sequence[Any], asked: Contrast) -> tuple[Site | None, str]:
+    """What the refusal-direction paper's rule chooses; where nothing survives it, None and why."""
     # Its layers are inputs of blocks, so the last block's output is no candidate.
     inner = [d for d in directions if d.site.layer < model.info.n_layers - 1]
     records = measure_records(model, inner, asked.positive, asked.negative)
     try:
         chosen = select_direction(records, n_layers=model.info.n_layers).chosen
-    except MethodError:
-        return None
-    return Site(chosen.layer - 1)
+    except MethodError as error:
+        return None, str(error)
+    return Site(chosen.layer - 1), ""
 
 
 def unseen(n: int, used: Sequence[Contrast]) -> Contrast:
@@ -107,7 +107,7 @@ def aligned(model: Any, given: argparse.Namespace) -> dict[str, Any]:
     table = compare_criteria(acts, n_resamples=0, n_permutations=0)
     named: dict[str, Site | None] = {c: table.best(c).site for c in table.labels}
     named |= fixed(model.info.n_layers)
-    named[RULE] = rule(model, directions, chooses)
+    named[RULE], nothing = rule(model, directions, chooses)
     by_way: dict[str, dict[str, float | None]] = {}
     for name in dict.fromkeys(map(way, tried)):
         here = {c.direction.site: s for c, s in zip(tried, score, strict=True) if way(c) == name}
@@ -122,6 +122,7 @@ def aligned(model: Any, given: argparse.Namespace) -> dict[str, Any]:
     allowed = np.where(plain - kept <= 0.02, gain, -1.0)
     return {
         "named": {k: None if s is None else str(s) for k, s in named.items()},
+        "rule_chose_nothing": nothing,
         "regret_points": by_way,
         "sweep": {
             "chosen": str(tried[int(allowed.argmax())]),

@@ -15,86 +15,14 @@ Source: Arditi et al. 2024, Refusal in language models is mediated by a single d
 """
 
 import html
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steerkit.errors import MethodError, OutputError
-from steerkit.site import Site
-
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "position": ("position", "pos", "token_position"),
-    "layer": ("layer",),
-    "refusal_score": ("refusal_score", "refusal", "bypass_score", "bypass", "ablation_score"),
-    "steering_score": ("steering_score", "steering", "induce_score", "induce", "add_score"),
-    "kl_div_score": ("kl_div_score", "kl_div", "kl_score", "kl_divergence", "kl"),
-}
-"""A record's fields, and the names under which they are read; the first is written."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """One candidate's scores.
-
-    Attributes:
-        position: token index from the prompt's end (-1 is the last), or a rule's name.
-        layer: the block whose input the direction was read at.
-        refusal_score: bypass, log-odds of refusing harmful prompts when ablated; lower is better.
-        steering_score: induce, log-odds of refusing harmless prompts when added.
-        kl_div_score: nats on harmless prompts when ablated.
-    """
-
-    position: int | str
-    layer: int
-    refusal_score: float
-    steering_score: float
-    kl_div_score: float
-
-    @property
-    def site(self) -> Site:
-        """The input of the block."""
-        return Site(self.layer, "resid_pre")
-
-    @classmethod
-    def read(cls, row: Mapping[str, Any], number: int = 0) -> "Record":
-        """Read a mapping under any of the known names; None is no number.
-
-        Raises:
-            MethodError: a field that is missing, or is not what it should be.
-        """
-        lower = {str(k).lower(): v for k, v in row.items()}
-        found: dict[str, Any] = {}
-        for name, names in ALIASES.items():
-            given = [lower[n] for n in names if n in lower]
-            if not given:
-                raise MethodError(
-                    f"record {number} has no {name} (also read as {', '.join(names[1:]) or name}); "
-                    f"its fields are {', '.join(map(str, row)) or 'none'}"
-                )
-            found[name] = given[0]
-        try:
-            layer = int(found["layer"])
-            scores = [
-                float("nan") if found[n] is None else float(found[n]) for n in tuple(ALIASES)[2:]
-            ]
-        except (TypeError, ValueError) as error:
-            raise MethodError(
-                f"record {number} has a layer or score that is no number: {dict(row)}"
-            ) from error
-        return cls(found["position"], layer, *scores)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary, with the names of the published records."""
-        return dict(vars(self))
-
-    def __str__(self) -> str:
-        return (
-            f"position {self.position}, layer {self.layer} (bypass {self.refusal_score:.3g}, "
-            f"induce {self.steering_score:.3g}, KL {self.kl_div_score:.3g})"
-        )
+from steerkit.errors import MethodError
+from steerkit.searches.evaluation_record import SCORES, Record, read_records
 
 
 @dataclass(frozen=True)
@@ -279,7 +207,7 @@ def select_direction(
 
     Args:
         records: mappings with position, layer, refusal_score, steering_score and kl_div_score
-            (see `ALIASES` for other names), or a JSON file of them.
+            (see `evaluation_record.ALIASES` for other names), or a JSON file of them.
         n_layers: of the model that they are of.
         kl_threshold: nats; None for no limit, here and below.
         induce_threshold: log-odds.
@@ -292,7 +220,7 @@ def select_direction(
         MethodError: nothing survives (names the nearest record), or records that cannot be read.
         OutputError: a file that cannot be read.
     """
-    listed = _from_file(Path(records)) if isinstance(records, str | Path) else records
+    listed = read_records(Path(records)) if isinstance(records, str | Path) else records
     made = Selection.of(
         listed,
         n_layers=n_layers,
@@ -327,7 +255,7 @@ def _judged(
 ) -> Judged:
     reasons: list[str] = []
     misses = 0.0
-    for name in tuple(ALIASES)[2:]:
+    for name in SCORES:
         if math.isnan(getattr(record, name)):
             reasons.append(f"{name} is not a number")
             misses = math.inf
@@ -341,19 +269,3 @@ def _judged(
         reasons.append(f"induce score {record.steering_score:.3g} is below {induce:g}")
         misses += induce - record.steering_score
     return Judged(record, tuple(reasons), misses)
-
-
-def _from_file(path: Path) -> list[Mapping[str, Any]]:
-    """Records from JSON: a list, or an object with `records`."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise OutputError(f"{path} is not JSON: {error}") from error
-    rows = data.get("records") if isinstance(data, dict) else data
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise MethodError(
-            f"{path} holds no list of records; expected [{{'position': -1, 'layer': 0, ...}}, ...]"
-        )
-    return rows

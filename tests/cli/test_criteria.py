@@ -38,7 +38,7 @@ def test_a_contrast_gives_a_table_a_figure_and_json(tiny_folder, pairs, tmp_path
     stored = json.loads((tmp_path / "criteria.json").read_text())
     assert stored == {k: v for k, v in data.items() if k != "files"}
     assert {p["position"] for p in data["places"]} == {"last", "mean_prompt"}
-    assert len(data["places"]) == 6 and len(data["columns"]) == 16
+    assert len(data["places"]) == 6 and len(data["columns"]) == 18
     assert all(sum(c["chosen"]) == pytest.approx(1) for c in data["columns"])
     page = (tmp_path / "criteria.html").read_text()
     assert "rank agreement" in page and "script src" not in page

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import ledoit_wolf
 from sklearn.metrics import calinski_harabasz_score, roc_auc_score, silhouette_score
 
 from steerkit.activations import Activations
@@ -181,6 +182,42 @@ def test_auc_of_a_draw_refits_each_fold_on_its_rows(groups: list[str]) -> None:
         assert found[draw] == pytest.approx(right / compared, abs=1e-12)
 
 
+@pytest.mark.parametrize("width", [D, 60], ids=["narrow", "wider than many"])
+def test_the_probe_is_a_discriminant_with_scikit_learns_shrinkage(width: int) -> None:
+    """Of each fold: S^-1 (mu+ - mu-), S on class-centred training rows; permuted labels too."""
+    x = (states(shift=0.7, d=width) * torch.linspace(0.2, 3, width)).numpy()
+    plan = Plan.of(LABELS, PAIRS, n_permutations=2, seed=3)
+    found = CRITERIA["probe"](Rows.of(torch.from_numpy(x), plan))
+    centred = x - x.mean(0)
+    if width > 2 * N:  # shrinkage depends on width: that of the rows in their own axes
+        u, spread, _ = np.linalg.svd(centred, full_matrices=False)
+        centred = u * spread
+    for draw in range(3):
+        y = plan.y[:, draw].numpy()
+        right = compared = 0.0
+        for train, test in plan.folds:
+            a, b = centred[train[y[train] == 1]], centred[train[y[train] == 0]]
+            apart = np.concatenate([a - a.mean(0), b - b.mean(0)])
+            if draw:
+                apart = centred[train] - centred[train].mean(0)
+            s, _ = ledoit_wolf(apart, assume_centered=True)
+            w = np.linalg.solve(s, a.mean(0) - b.mean(0))
+            pairs = (y[test] == 1).sum() * (y[test] == 0).sum()
+            right += pairs * roc_auc_score(y[test], centred[test] @ w)
+            compared += pairs
+        assert found[draw] == pytest.approx(right / compared, abs=1e-9)
+
+
+def test_the_probe_sees_what_the_spread_within_classes_hides() -> None:
+    """A small shift beside a wide nuisance axis that it leans on."""
+    x = states(shift=0.0) * 0.3
+    nuisance = torch.randn(2 * N, generator=torch.Generator().manual_seed(9)).double() * 2
+    x[:, 0] += nuisance
+    x[:, 1] += nuisance
+    x[:N, 1] += 2.0
+    assert CRITERIA["probe"](rows(x))[0] > 0.95 > 0.8 > CRITERIA["auc"](rows(x))[0]
+
+
 def test_the_divergence_of_a_draw_weighs_its_pairs() -> None:
     here = rows(states(), draws=3)
     for draw in range(4):
@@ -216,7 +253,7 @@ def test_loose_divergence_and_agreement_are_means_over_the_pairs_across_sides() 
     assert CRITERIA["agreement"](here)[0] == pytest.approx(np.mean(cosines), abs=1e-12)
 
 
-PERMUTED = [(name, PAIRS) for name in CRITERIA.names() if name != "stability"] + [
+PERMUTED = [(name, PAIRS) for name in CRITERIA.names() if name not in ("probe", "stability")] + [
     (name, LOOSE) for name in ("fisher", "gap", "silhouette")
 ]
 
@@ -261,7 +298,7 @@ def test_what_is_planted_beats_permuted_labels_and_pairs_divergence_cannot() -> 
 
 def test_p_values_are_uniform_where_there_is_nothing() -> None:
     """200 searches over three sites of noise; 99.9% binomial limits around 1 in 5."""
-    names = ["agreement", "auc", "fisher", "gap", "silhouette", "stability"]
+    names = ["agreement", "auc", "fisher", "gap", "probe", "silhouette", "stability"]
     rejected = dict.fromkeys(names, 0)
     for seed in range(200):
         nothing = planted([0.0] * 3, n=10, seed=seed)
@@ -289,7 +326,7 @@ def test_where_all_states_are_the_same_there_is_nothing_and_no_nan(name: str) ->
     flat = torch.ones(2 * N, D) + 1e-8 * states().float()
     found = CRITERIA[name](rows(flat, LOOSE, draws=3))
     if name != "js_repo":
-        assert found == pytest.approx(0.5 if name == "auc" else 0.0)
+        assert found == pytest.approx(0.5 if name in ("auc", "probe") else 0.0)
     assert np.isfinite(found).all()
 
 
@@ -389,7 +426,17 @@ def test_the_table_sets_criteria_side_by_side() -> None:
 
 def test_every_criterion_is_there_by_default_raw_and_normalised() -> None:
     found = compare_criteria(planted([0.0, 1.0]), n_resamples=0)
-    want = ("agreement", "auc", "fisher", "gap", "js", "js_repo", "silhouette", "stability")
+    want = (
+        "agreement",
+        "auc",
+        "fisher",
+        "gap",
+        "js",
+        "js_repo",
+        "probe",
+        "silhouette",
+        "stability",
+    )
     assert found.labels == (*want, *(f"{name} (rms)" for name in want))
     assert found.columns[0].chosen == () and np.isnan(found.columns[0].errors[0])
 

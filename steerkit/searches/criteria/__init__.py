@@ -4,9 +4,6 @@ A criterion is one file that registers a function of `Rows`; `compare_criteria` 
 side by side. A criterion is not a causal claim: compare it with a search.
 """
 
-from steerkit.searches.criteria.comparison import Column as Column
-from steerkit.searches.criteria.comparison import CriteriaTable as CriteriaTable
-from steerkit.searches.criteria.comparison import Place as Place
 from steerkit.searches.criteria.comparison import compare_criteria as compare_criteria
 from steerkit.searches.criteria.divergence import js as js
 from steerkit.searches.criteria.divergence import js_repo as js_repo
@@ -16,3 +13,6 @@ from steerkit.searches.criteria.scores import SiteScores as SiteScores
 from steerkit.searches.criteria.scores import criterion as criterion
 from steerkit.searches.criteria.scores import rank_agreement as rank_agreement
 from steerkit.searches.criteria.spread import gap as gap
+from steerkit.searches.criteria.table import Column as Column
+from steerkit.searches.criteria.table import CriteriaTable as CriteriaTable
+from steerkit.searches.criteria.table import Place as Place

@@ -66,7 +66,7 @@ def criterion(
 
     Args:
         activations: rows with labels.
-        name: one of `CRITERIA.names()`: agreement, auc, fisher, gap, js, js_repo,
+        name: one of `CRITERIA.names()`: agreement, auc, fisher, gap, js, js_repo, probe,
             silhouette, stability.
         normalise: divide each state by its root mean square first (`rms`), or not.
         n_resamples: resample groups this often to see how stable the first place is.

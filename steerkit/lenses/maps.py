@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steerkit.errors import MethodError
 from steerkit.lenses.tables import html_table, markdown
@@ -161,6 +162,25 @@ class PatchingMap:
             )
         return self._estimate(names.index(str(place)), self.columns.index(position))
 
+    @cached_property
+    def certain(self) -> NDArray[np.bool_]:
+        """Cells that are 1 by definition, `[place position]`: they locate nothing.
+
+        The last stream at all of a prompt's tokens is the clean run's, and so is every residual
+        stream where all positions of pairs of equal length are patched whole.
+        """
+        out = np.zeros((len(self.places), len(self.columns)), dtype=bool)
+        last = int(self.provenance.get("model", {}).get("n_layers", 0)) - 1
+        if self.provenance.get("confined_to", 0):
+            return out
+        level = all(len(i["clean_tokens"]) == len(i["corrupted_tokens"]) for i in self.items)
+        for (_, column), (i, j) in self.cells.items():
+            place = self.places[i]
+            if isinstance(place, Site) and column in (None, -1):
+                whole = column is None and level and place.stream.startswith("resid")
+                out[i, j] = whole or (place == Site(max(last, 0)) and last >= 0)
+        return out
+
     @property
     def ranked(self) -> list[tuple[Site | Head, int | None, Estimate]]:
         """Every cell with its normalised effect, the largest size first."""
@@ -171,6 +191,8 @@ class PatchingMap:
 
     def peak(self, *, seed: int = 0) -> Peak:
         """The cell with the largest effect, chosen on half of the groups, measured on the rest.
+
+        Cells that are 1 by definition stand aside where there are others.
 
         Raises:
             MethodError: fewer than four groups, so that a half would be a single one.
@@ -186,6 +208,8 @@ class PatchingMap:
         chooses = np.array([g in first for g in self.groups])
         one, other = self._only(chooses), self._only(~chooses)
         values = np.where(np.isnan(other.normalised), np.nan, one.normalised)
+        if np.isfinite(values[~self.certain]).any():
+            values[self.certain] = np.nan
         if not np.isfinite(values).any():
             raise MethodError("no cell is in both halves of the groups; give more pairs")
         i, j = np.unravel_index(int(np.nanargmax(values)), values.shape)
@@ -221,7 +245,8 @@ class PatchingMap:
         """What was run and where the effect is largest, in a few lines of plain text."""
         wrong = int((np.sign(self._gap) != np.sign(self._gap.mean())).sum())
         groups = len(set(self.groups))
-        place, position, value = self.ranked[0]
+        telling = [c for c in self.ranked if not self.certain[self.cells[str(c[0]), c[1]]]]
+        place, position, value = (telling or self.ranked)[0]
         where = "all positions" if position is None else f"position {position}"
         lines = [
             f"{self.method}: {len(self.clean)} pairs in {groups} groups, {len(self.places)} "
@@ -292,4 +317,5 @@ class PatchingMap:
             self.method, self.metric, self.unit, self.places, self.positions, self.labels,
             self.raw[rows], self.clean[rows], self.corrupted[rows],
             tuple(g for g, keep in zip(self.groups, rows, strict=True) if keep),
+            provenance=self.provenance,
         )  # fmt: skip

@@ -63,8 +63,12 @@ def check_metric(metric: str | Metric) -> None:
         raise MethodError(f"no metric named '{metric}'; {suggest(metric, names)}, or a function")
 
 
-def first_tokens(model: Model, prompts: Sequence[Text], answers: Answers) -> Int[Tensor, "pair 2"]:
+def first_tokens(
+    model: Model, prompts: Sequence[Text], answers: Answers, *, equal: bool = False
+) -> Int[Tensor, "pair 2"]:
     """First tokens of each pair's two answers, as the tokenizer writes them after its prompt.
+
+    `equal` lets the two be the same.
 
     Raises:
         PromptError: not two answers a pair, or two that begin with the same token.
@@ -83,7 +87,7 @@ def first_tokens(model: Model, prompts: Sequence[Text], answers: Answers) -> Int
         for prompt, two in zip(prompts, each, strict=True)
     ]
     same = [i for i, (a, b) in enumerate(found) if a == b]
-    if same:
+    if same and not equal:
         raise PromptError(
             f"the two answers of pair {same[0]} ({each[same[0]]}) begin with the same token "
             f"({found[same[0]][0]}), so their difference is always 0 (so do {len(same)} of {n} "
@@ -138,7 +142,7 @@ def measured(
         MethodError: a metric that gives something else than a number a row.
         ActivationError: a value that is not finite, saying where.
     """
-    values = metric(logits, pairs)
+    values = metric(logits, pairs.to(logits.device))
     if not isinstance(values, Tensor) or values.shape != (len(logits),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise MethodError(

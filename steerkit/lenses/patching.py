@@ -54,7 +54,8 @@ def activation_patching(
             tokens of two answers, `log_prob` of the clean answer's, or a function
             `(logits [row d_vocab], pair of each row) -> [row]`.
         answers: (clean, corrupted) answers of all pairs, or two for each; by default the
-            prompts' own `answer` where all have one, else what each run predicts itself.
+            prompts' own `answer` where those of each pair begin with different tokens, else
+            what each run predicts itself.
         streams: any of the five streams, and `heads`; by default resid_post, attn_out and
             mlp_out, as far as the model has them.
         layers: all by default.

@@ -222,17 +222,12 @@ def read_task(
     check_metric(metric)
     places, heads = read_places(model, streams, layers)
     pairs = read_pairs(model, clean, corrupted, align=align, groups=groups)
-    given = answers if answers is not None else pairs.own_answers
-    own = isinstance(metric, str) and given is None
+    tokens = _tokens(model, pairs, answers) if isinstance(metric, str) else None
     measure: Metric
     named: str
     if isinstance(metric, str):
-        tokens = (
-            torch.zeros(len(pairs), 2, dtype=torch.long)
-            if given is None
-            else first_tokens(model, [two[0] for two in pairs.prompts], given)
-        )
-        measure, named = AnswerMetric(tokens, metric), metric
+        empty = torch.zeros(len(pairs), 2, dtype=torch.long)
+        measure, named = AnswerMetric(empty if tokens is None else tokens, metric), metric
     else:
         measure, named = metric, _name(metric)
     return Task(
@@ -240,13 +235,24 @@ def read_task(
         pairs=pairs,
         metric=measure,
         named=named,
-        own=own,
+        own=isinstance(metric, str) and tokens is None,
         places=places,
         heads=heads,
         positions=read_positions(pairs, positions),
         token_budget=token_budget,
         basis=None if along is None else read_basis(model, along, places),
     )
+
+
+def _tokens(model: LanguageModel, pairs: Pairs, answers: Answers | None) -> Tensor | None:
+    """First tokens of the answers given, or of the prompts' own; None where those do not tell."""
+    first = [two[0] for two in pairs.prompts]
+    if answers is not None:
+        return first_tokens(model, first, answers)
+    if pairs.own_answers is None:
+        return None
+    tokens = first_tokens(model, first, pairs.own_answers, equal=True)
+    return None if bool((tokens[:, 0] == tokens[:, 1]).any()) else tokens
 
 
 def _confined(clean: Seen, corrupted: Seen, basis: Tensor) -> Seen:

@@ -178,6 +178,22 @@ def test_whole_states_show_where_harm_was_known_before_it_was_written(constructe
     assert max(later) < 0.05
 
 
+def test_what_is_1_by_definition_is_no_peak(constructed, twins):
+    settings: dict[str, Any] = {"streams": ("resid_post", "mlp_out"), "progress": False}
+    every = {f"resid_post@{layer}" for layer in range(4)}
+    for positions, certain in (([-1], {"resid_post@3"}), ("whole", every)):
+        found = activation_patching(constructed, twins, positions=positions, **settings)
+        flat = found.certain[:, 0]
+        assert {str(p) for p, c in zip(found.places, flat, strict=True) if c} == certain
+        np.testing.assert_allclose(found.normalised[flat], 1, atol=1e-4)
+        assert str(found.peak().place) not in certain
+        assert not any(f"largest: {name}," in found.summary() for name in certain)
+    alone = activation_patching(
+        constructed, twins, streams="resid_post", layers=[3], positions=[-1], progress=False
+    )
+    assert alone.peak().place == Site(3)
+
+
 def test_first_order_is_not_enough_where_neurons_saturate(constructed, twins):
     """A known failure: the writer's gates are shut on the corrupted run, so no gradient passes."""
     settings: dict[str, Any] = {"streams": "resid_post", "layers": [0, 1], "positions": [-1]}

@@ -231,6 +231,28 @@ def test_metrics(llama, pairs):
     assert (free.clean > 0).all() and (free.corrupted < 0).all()
 
 
+def test_answers_are_given_or_the_prompts_or_the_model_s(tiny_model):
+    def tokens(*answers, **settings):
+        sides = [
+            [sk.Prompt(text, answer=answer, template="raw")]
+            for text, answer in zip(("the cat was", "the dog was"), answers, strict=True)
+        ]
+        found = activation_patching(
+            tiny_model, *sides, streams="resid_post", layers=[0], progress=False, **settings
+        )
+        return [tiny_model.tokenizer.decode([t]) for t in found.items[0]["answer_tokens"]]
+
+    assert tokens("sun", "rain", answers=("cake", "bomb")) == ["cake", "bomb"]
+    assert tokens("sun was", "rain") == ["sun", "rain"]
+    sides = [sk.Prompt(text, template="raw") for text in ("the cat was", "the dog was")]
+    said = [
+        int(tiny_model.run(tiny_model.encode([p]), logits="last").logits.argmax()) for p in sides
+    ]
+    assert said[0] != said[1]
+    expected = [tiny_model.tokenizer.decode([token]) for token in said]
+    assert tokens("sun was", "sun is") == tokens("", "") == expected
+
+
 def test_what_cannot_be_asked_says_why(llama, pairs, one):
     def fails(match, error, **changes):
         with pytest.raises(error, match=match):

@@ -115,15 +115,14 @@ def criteria_view(found: "CriteriaTable", written: list[str]) -> RenderableType:
                 column.label,
                 str(place.site),
                 place.position,
-                f"{column.values[i]:.3g}",
-                f"{column.errors[i]:.2g}" if column.chosen else "",
+                f"{column.values[i]:.3g}" + (f" ± {column.errors[i]:.1g}" if column.chosen else ""),
                 f"{share:.0%}" if column.chosen else "",
                 f"{column.null.p:.3g}" if column.null else "",
             )
         )
     made = table(
         f"Where {len(found.columns)} criteria are highest, of {len(found.places)} places",
-        "criterion", "site", "position", "value", "± s.e.", "first in", "p",
+        "criterion", "site", "position", "value ± s.e.", "first in", "p",
         rows=rows,
     )  # fmt: skip
     return stack(made, Text(f"written: {', '.join(written)}", style="dim"))

@@ -128,10 +128,11 @@ def to_div(fig: go.Figure, *, plotlyjs: bool = False, div_id: str | None = None)
 
 
 CSS = """
-.js-plotly-plot .plotly text { fill: currentColor !important; }
+.js-plotly-plot .plotly text:not(.heatmap-label *) { fill: currentColor !important; }
 .js-plotly-plot .plotly .annotation-text { fill: inherit; }
 """
-"""For pages that embed figures: text follows the page's own colour, light or dark."""
+"""For pages that embed figures: text follows the page's own colour, light or dark; that in the
+cells of a heat map follows the cell."""
 
 
 def to_page(fig: go.Figure, *, title: str) -> str:

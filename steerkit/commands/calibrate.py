@@ -14,10 +14,14 @@ from steerkit.commands.console import NOTHING_FOUND, OK, Answer, plain_numbers, 
 from steerkit.commands.outputs import staged
 
 if TYPE_CHECKING:
-    from steerkit.searches import Calibrations
+    from collections.abc import Sequence
+
+    from steerkit.direction import Direction
+    from steerkit.searches import Calibrations, Verified
     from steerkit.searches.calibration_gauges import Statistic
 
 FILES = ("calibration.json", "calibrated.safetensors")
+VERIFIED = ("verified.json",)
 
 
 def command(
@@ -51,6 +55,12 @@ def command(
         float,
         typer.Option(help="Largest strength. Default: 64 for additions, 1 for the others.", min=0),
     ] = 0.0,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Measure the strengths that the file holds again, and find no others."
+        ),
+    ] = False,
     layers: o.Layers = "",
     methods: Annotated[
         str, typer.Option(help="Only directions of these methods. Default: all in the file.")
@@ -68,8 +78,9 @@ def command(
 
     KL is that of the steered to the plain model on the plain model's own answers to the side
     of the contrast that is to be left alone. Half of its groups find the strengths, the other
-    half says what they spend. The directions are written again with their strengths in them.
-    Exits with 3 if no direction can meet the goal.
+    half says what they spend. The directions are written again with their strengths in them,
+    and --verify measures those again. Exits with 3 if no direction can meet the goal, or if a
+    strength does not do what its record says.
 
     \b
     Examples:
@@ -77,20 +88,31 @@ def command(
       steerkit calibrate directions.safetensors -c requests.jsonl --kl 0.5 --statistic p95
       steerkit calibrate directions.safetensors -c requests.jsonl --operator add,ablate
       steerkit calibrate directions.safetensors -c requests.jsonl --effect 0.5
+      steerkit calibrate calibrated.safetensors -c requests.jsonl --verify
     """
     from steerkit.direction import Directions
     from steerkit.files import write_text
     from steerkit.pipeline import part_of
     from steerkit.searches import calibrate
+    from steerkit.searches import verify as measure_again
 
-    with staged(out, FILES, force=force) as folder:
+    with staged(out, VERIFIED if verify else FILES, force=force) as folder:
         prompts = part_of(inputs.read_contrast(contrast, template), part, seed=seed, limit=limit)
         chosen = inputs.filtered(
             Directions.load(directions), inputs.read_layers(layers), inputs.read_names(methods)
         )
         loaded = inputs.open_model(model or chosen[0].model.name, device, dtype)
-        say(f"calibrating {len(chosen)} directions on {prompts}")
         target = inputs.read_objective(objective, towards, away)
+        if verify:
+            say(f"verifying {len(chosen)} directions on {prompts}")
+            again = [
+                (d, v)
+                for d in chosen
+                if d.calibrations
+                for v in measure_again(loaded, d, prompts, objective=target)
+            ]
+            return _verified(again, folder / VERIFIED[0], out / VERIFIED[0])
+        say(f"calibrating {len(chosen)} directions on {prompts}")
         found = calibrate(
             loaded,
             chosen,
@@ -112,6 +134,45 @@ def command(
         {"met": len(found.met), "files": written, **found.to_json()},
         calibrations_view(found, written),
         OK if len(found.met) else NOTHING_FOUND,
+    )
+
+
+def _verified(again: "Sequence[tuple[Direction, Verified]]", place: Path, out: Path) -> Answer:
+    """What was measured again, beside what was recorded."""
+    from steerkit.errors import DirectionError
+    from steerkit.files import write_text
+
+    if not again:
+        raise DirectionError(
+            "no direction of this file holds a calibrated strength; verify the "
+            f"{FILES[1]} that calibrate writes"
+        )
+    told = [{"direction": str(d), **v.to_json()} for d, v in again]
+    write_text(place, json.dumps(plain_numbers(told), indent=1))
+    rows = [
+        (
+            str(d),
+            f"{v.record.operator} x{v.record.strength:.3g}",
+            str(v.record.achieved),
+            str(v.measured),
+            "yes" if v.agrees else "NO",
+        )
+        for d, v in again
+    ]
+    same = "the same prompts" if again[0][1].same_prompts else "other prompts"
+    made = table(
+        f"{len(again)} strengths measured again on {same}",
+        "direction",
+        "operator",
+        "recorded",
+        "measured",
+        "agrees",
+        rows=rows,
+    )
+    agree = all(v.agrees for _, v in again)
+    data = {"agree": agree, "files": [str(out)], "verified": told}
+    return Answer(
+        data, stack(made, Text(f"written: {out}", style="dim")), OK if agree else NOTHING_FOUND
     )
 
 

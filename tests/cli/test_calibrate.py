@@ -67,3 +67,19 @@ def test_a_wrong_statistic_is_refused(files, tmp_path):
     done = run("calibrate", directions, "-m", model, "-c", pairs, "--statistic", "p59",
                "-o", tmp_path)  # fmt: skip
     assert done.exit_code == 2 and "did you mean 'p95'" in " ".join(done.stderr.split())
+
+
+def test_what_was_written_is_verified_on_the_same_prompts_and_on_others(files, tmp_path):
+    model, pairs, directions = files
+    given = ["-m", model, "-c", pairs, "-o", tmp_path]
+    assert run("calibrate", directions, *given, "--kl", "0.05").exit_code == 0
+    kept = tmp_path / "calibrated.safetensors"
+    done = run("calibrate", kept, *given, "--verify", "--json")
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["agree"] and all(v["same_prompts"] for v in said["verified"])
+    assert json.loads((tmp_path / "verified.json").read_text()) == said["verified"]
+    others = run("calibrate", kept, *given, "--verify", "--part", "audit", "--force", "--json")
+    assert not any(v["same_prompts"] for v in json.loads(others.stdout)["verified"])
+    none = run("calibrate", directions, *given, "--verify", "--force")
+    assert none.exit_code == 2 and "holds a calibrated strength" in " ".join(none.stderr.split())

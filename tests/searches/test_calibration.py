@@ -156,6 +156,38 @@ def test_the_95th_percentile_can_be_the_budget(
     assert c.achieved.value == c.p95
 
 
+def test_on_a_steered_view_damage_counts_from_there(
+    aligned: Any, directions: Directions, held_out: Contrast
+) -> None:
+    base = aligned.with_(Add(directions[0], -0.2))
+    (c,) = calibrate(base, directions[2], held_out, kl=0.05, aim="reduce", progress=False)
+    assert c.status == "converged"
+    own = with_own_answers(base.generate(held_out.negative, max_new_tokens=16))
+    spent = kl_per_token(base, base.with_(c.intervention), own)
+    assert np.mean([x.mean() for x in spent]) == pytest.approx(0.05, rel=0.4)
+    (again,) = verify(base, c.direction, held_out)
+    assert again.same_prompts and again.agrees
+
+
+def test_a_real_model_spends_the_same_under_every_operator(shared: Any) -> None:
+    from steerkit import datasets
+
+    model = sk.load(shared / "models" / "stories260K")
+    fit, rest = Contrast.read(datasets.path("sentiment")).split(0.5)
+    acts = sk.capture(model, fit, layers=[2, 4], progress=False)
+    directions = sk.extract(acts, n_permutations=1, n_random=1, progress=False)
+    found = calibrate(
+        model, list(directions), rest, kl=0.3, intervene=["add", "add_keeping_norm", "ablate"],
+        progress=False,
+    )  # fmt: skip
+    for c in found:
+        if c.record.operator == "ablate":
+            assert c.status == "unreachable" and c.root.largest < 0.3
+        else:
+            assert c.root.value == pytest.approx(0.3, rel=0.011)
+            assert c.achieved.value == pytest.approx(0.3, rel=0.4)
+
+
 def test_the_toy_has_a_known_root(
     toy: Any, toy_directions: Directions, toy_held_out: Contrast
 ) -> None:

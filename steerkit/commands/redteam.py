@@ -170,6 +170,9 @@ def detect(
         typer.Option(help="A model that is not to be flagged, such as a known fine-tune."),
     ] = [],  # noqa: B006 (typer reads the default)
     strengths: o.Strengths = "",
+    false_positives: Annotated[
+        float, typer.Option(help="Share of clean prompts that may be flagged.", min=0, max=1)
+    ] = 0.01,
     limit: o.Limit = 0,
     max_new_tokens: o.MaxNew = 16,
     out: o.Out = Path("steerkit-detect"),
@@ -220,6 +223,7 @@ def detect(
                 trusted,
                 read,
                 benign=[inputs.open_model(name, device, dtype) for name in benign],
+                rate=false_positives,
                 seed=seed,
             )
         detector.save(folder / "detector.safetensors")
@@ -234,7 +238,7 @@ def detect(
         else:
             if others is None:
                 others, rest = detector.known.split(1 / 3, seed=seed)
-                detector = fit_detector(trusted, rest, seed=seed)
+                detector = fit_detector(trusted, rest, rate=false_positives, seed=seed)
             say("measuring what it sees of random directions at the middle layer")
             site = detector.sites[len(detector.sites) // 2]
             power = detection_power(

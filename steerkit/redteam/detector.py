@@ -39,7 +39,7 @@ from steerkit.statistics import Floats
 KIND = "detector"
 Mode = Literal["paired", "unseen"]
 RATE = 0.01
-"""Share of clean prompts that may be flagged."""
+"""Share of clean prompts that may be flagged, by default."""
 MARGIN = 4.0
 """Deviations this many times those of other batch shapes still count as rounding: other
 machines and kernels round otherwise."""
@@ -60,6 +60,7 @@ class Detector:
         raw_calibration: `[run place 3]`, distance, norm shift and projection shift of clean
             prompts that the fit had not seen, by cross-fitting over groups.
         margin: what the paired threshold is multiplied by.
+        rate: share of clean prompts that may be flagged.
         suspected: site -> unit vectors whose projections are watched there.
         provenance: settings, and which benign variants were shown.
     """
@@ -73,6 +74,7 @@ class Detector:
     paired_calibration: Floats
     raw_calibration: Floats
     margin: float
+    rate: float = RATE
     suspected: Mapping[Site, Float[Tensor, "k d_model"]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -99,16 +101,19 @@ class Detector:
         return self._standardised(self.raw_calibration)
 
     def threshold(self, mode: Mode, *, answered: bool = True) -> tuple[float, int, int]:
-        """(threshold, its rank, number of calibration scores) at a false positive rate of 1%.
+        """(threshold, its rank, number of calibration scores) at the false positive rate.
 
-        With fewer than 99 calibration scores it is the largest of them: the rate is then
-        1 / (1 + their number).
+        With too few calibration scores it is the largest of them, and the rate 1 / (1 + their
+        number). At 1% that is so below 199: then a single odd prompt, such as one that ends
+        in another token than all others, can blind the look at unseen prompts. The rate is for
+        prompts of the kind that was fitted: other templates and words stray further, and are
+        flagged more often.
         """
         if mode == "paired":
             scores, margin = self.paired_calibration, self.margin
         else:
             scores, margin = self.unseen_calibration[:, self._columns(answered)].max(1), 1.0
-        rank = min(len(scores), int(np.ceil((len(scores) + 1) * (1 - RATE))))
+        rank = min(len(scores), int(np.ceil((len(scores) + 1) * (1 - self.rate))))
         return float(np.sort(scores)[rank - 1]) * margin, rank, len(scores)
 
     def score(self, model: Model, prompts: Asked | Known | None = None) -> DetectorScores:
@@ -198,6 +203,7 @@ class Detector:
                 "groups": list(self.known.groups),
                 "sites": [str(s) for s in self.sites],
                 "margin": self.margin,
+                "rate": self.rate,
                 "provenance": dict(self.provenance),
             },
         )
@@ -217,6 +223,7 @@ class Detector:
             tensors["paired_calibration"].numpy(),
             tensors["raw_calibration"].numpy(),
             float(header["margin"]),
+            float(header["rate"]),
             {
                 Site.parse(name.removeprefix("suspected.")): rows
                 for name, rows in tensors.items()
@@ -291,5 +298,5 @@ class Detector:
         _, _, n = self.threshold("unseen")
         return (
             f"Detector({self.info.name}, {len(self.known)} known prompts, {len(self.places)} "
-            f"places, false positives from {max(RATE, 1 / (1 + n)):.1%})"
+            f"places, false positives from {max(self.rate, 1 / (1 + n)):.1%})"
         )

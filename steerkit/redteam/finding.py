@@ -133,6 +133,11 @@ class Finding:
             f"not the clean model: {count} of {n} {seen} flagged{where}, {_p(s.p)}",
             cause,
         ]
+        if s.mode == "unseen":
+            lines.append(
+                "prompts of another kind than the known ones stray by themselves: compare with the "
+                "clean model's flags on the same prompts before you conclude anything"
+            )
         if self.shares:
             one, two = self.shares
             kind = (

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from steerkit.direction import Direction
-from steerkit.errors import PromptError, SiteError
+from steerkit.errors import MethodError, PromptError, SiteError
 from steerkit.protocols import Model, ModelInfo
 from steerkit.redteam.clean import fitted, raw_scores
-from steerkit.redteam.detector import MARGIN, Detector
+from steerkit.redteam.detector import MARGIN, RATE, Detector
 from steerkit.redteam.outside import can_read_outside, read_outside
 from steerkit.redteam.places import Asked, Known, known_prompts, read_states
 from steerkit.scoring import TOKEN_BUDGET
@@ -29,6 +29,7 @@ def fit_detector(
     benign: Sequence[Model] = (),
     suspected: Sequence[Direction] = (),
     outputs: bool = True,
+    rate: float = RATE,
     max_new_tokens: int = 16,
     n_folds: int = 5,
     seed: int = 0,
@@ -45,6 +46,7 @@ def fit_detector(
         suspected: directions of this model whose projections are watched at their sites, such
             as the refusal direction. They let unseen prompts show what hardly moves the norm.
         outputs: also compare logits, which sees what is done after the last site.
+        rate: share of clean prompts that may be flagged; 1% takes some 200 known prompts.
         max_new_tokens: of each answer.
         n_folds: of the cross-fit that gives clean scores for prompts the fit did not see.
         seed: of the folds.
@@ -52,7 +54,10 @@ def fit_detector(
     Raises:
         PromptError: fewer than 20 prompts.
         ModelError: a benign variant of another shape.
+        MethodError: a rate that is not between 0 and 1.
     """
+    if not 0 < rate < 1:
+        raise MethodError(f"a false positive rate lies between 0 and 1; got {rate}")
     known = known_prompts(model, prompts, max_new_tokens=max_new_tokens)
     if len(known) < FEWEST or len(set(known.groups)) < n_folds:
         raise PromptError(
@@ -92,6 +97,7 @@ def fit_detector(
             [states, *(s for s, _ in runs[rounding:])], known.groups, chosen, watched, n_folds, seed
         ),
         1.0 if benign else MARGIN,
+        rate,
         watched,
         {
             "known": known.sha256,

@@ -12,7 +12,7 @@ from steerkit.errors import MethodError, SiteError
 from steerkit.extraction.ranking import auc_columns, fold_auc
 from steerkit.interventions import Ablate, Add, Rotate
 from steerkit.protocols import Intervention, Model
-from steerkit.redteam.detector import Detector
+from steerkit.redteam.detector import RATE, Detector
 from steerkit.redteam.finding import BLIND, DetectorScores
 from steerkit.redteam.places import POINTS, Asked, Known, known_prompts
 from steerkit.redteam.result import fragment, markdown
@@ -85,6 +85,12 @@ class DetectionPower:
         return tuple(r for r in self.rows if r.mode == mode and r.attack in (attack, "none"))
 
     @property
+    def false_alarms(self) -> tuple[str, ...]:
+        """Looks whose false positives are above the rate that was asked for, beyond chance."""
+        rate = float(self.provenance.get("rate", RATE))
+        return tuple(mode for mode, e in self.false_positives.items() if e.low > rate)
+
+    @property
     def attacks(self) -> tuple[str, ...]:
         """Names of the attacks."""
         return tuple(dict.fromkeys(r.attack for r in self.rows if r.attack != "none"))
@@ -112,13 +118,19 @@ class DetectionPower:
                 )
                 lines.append(f"{attack}, {mode}: {seen}")
         rates = ", ".join(f"{e} {mode}" for mode, e in self.false_positives.items())
-        return "\n".join([*lines, f"false positives: {rates}", BLIND])
+        lines.append(f"false positives: {rates}")
+        lines += [
+            f"the {mode} look flags clean prompts of this kind too often for its flags to count; "
+            "fit on prompts of this kind too"
+            for mode in self.false_alarms
+        ]
+        return "\n".join([*lines, BLIND])
 
     __str__ = summary
 
     def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Header and rows of the table."""
-        head = ("attack", "look", "strength", "size", "AUC", "flagged at 1% FP", "first seen at")
+        head = ("attack", "look", "strength", "size", "AUC", "flagged", "first seen at")
         return head, [
             (r.attack, r.mode, f"{r.strength:g}", f"{r.size:.2%}", str(r.auc), str(r.rate),
              r.first or "–")
@@ -263,6 +275,7 @@ def detection_power(
             "model": model.info.to_json(),
             "known": len(detector.known),
             "others": len(others),
+            "rate": detector.rate,
             "detector": dict(detector.provenance),
             "seed": seed,
         },

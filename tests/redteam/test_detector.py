@@ -12,7 +12,7 @@ from sklearn.covariance import ledoit_wolf
 import steerkit as sk
 from steerkit.datasets import refusal
 from steerkit.edits import orthogonalize
-from steerkit.errors import ModelError, PromptError, SiteError
+from steerkit.errors import MethodError, ModelError, PromptError, SiteError
 from steerkit.interventions import Ablate, Add, Rotate
 from steerkit.redteam import (
     Detector,
@@ -28,6 +28,7 @@ from steerkit.redteam.outside import read_outside
 from steerkit.redteam.places import read_states
 from steerkit.redteam.power import roc
 from steerkit.site import Site
+from steerkit.statistics import Estimate
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +217,8 @@ def test_another_precision_is_told_from_steering_and_can_be_allowed(
     assert not detector.judge(half, others).steered
     tolerant = fit_detector(aligned, known, benign=[half])
     assert not tolerant.judge(half).steered and not tolerant.judge(aligned).steered
+    loud = detector.judge(aligned.with_(Add(refusal_direction, strength=1.0)), others)
+    assert loud.steered and "compare with the clean model's flags" in loud.summary()
     for suspect in (aligned, half):
         assert tolerant.judge(suspect.with_(Add(refusal_direction, strength=0.1))).steered
 
@@ -275,6 +278,14 @@ def test_auc_rises_from_chance_to_certainty_with_strength(power):
     assert power.weakest("add", "paired").first == "resid_post@1 prompt"
 
 
+def test_a_look_that_flags_clean_prompts_says_so(power):
+    assert power.false_alarms == () and "too often" not in power.summary()
+    often = Estimate(0.4, 0.3, 0.5, 60, "fraction")
+    loud = replace(power, false_positives={**power.false_positives, "unseen": often})
+    assert loud.false_alarms == ("unseen",)
+    assert "the unseen look flags clean prompts of this kind too often" in loud.summary()
+
+
 def test_random_directions_of_equal_norm_are_seen_too(power):
     for row, other in zip(power.of("add", "paired"), power.of("add random", "paired"), strict=True):
         assert row.size == pytest.approx(other.size, rel=1e-4)
@@ -320,6 +331,21 @@ def test_results_are_json_tables_and_pages(power, detector, aligned, known):
     assert power.table().count("\n") == 1 + len(power.rows)
 
 
+def test_more_false_positives_buy_a_lower_threshold(aligned, known, others):
+    looser = fit_detector(aligned, known, rate=0.1)
+    strict = fit_detector(aligned, known)
+    assert looser.threshold("unseen")[0] < strict.threshold("unseen")[0]
+    assert looser.threshold("unseen")[1:] == (109, 120)
+    # It holds for prompts of the kind that was fitted; those of other templates stray further.
+    asked = {i.prompt for i in looser.known.items}
+    fresh = known_prompts(aligned, refusal("train", n=100, seed=9))
+    alike = fresh.take([i for i, item in enumerate(fresh.items) if item.prompt not in asked])
+    assert len(alike) > 100 and looser.score(aligned, alike).rate.low <= 0.1
+    assert looser.score(aligned, others).rate.value < 0.3
+    with pytest.raises(MethodError, match="between 0 and 1"):
+        fit_detector(aligned, known, rate=1)
+
+
 # --- files and bad input ---
 
 
@@ -340,8 +366,6 @@ def test_bad_input_is_refused(aligned, known, detector, tiny_model, refusal_dire
         fit_detector(aligned, [])
     with pytest.raises(ModelError, match="is not a variant of"):
         detector.judge(tiny_model)
-    from steerkit.errors import MethodError
-
     with pytest.raises(MethodError, match="are among those the detector was fitted on"):
         detection_power(aligned, detector, attack_families(refusal_direction), known)
     with pytest.raises(MethodError, match="positive strengths"):

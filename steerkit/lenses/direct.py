@@ -16,7 +16,7 @@ from torch import Tensor
 
 from steerkit import __version__
 from steerkit.direction import Direction
-from steerkit.errors import MethodError, ModelError, PromptError, SiteError
+from steerkit.errors import MethodError, ModelError, PromptError
 from steerkit.lenses.direct_result import LogitAttribution
 from steerkit.lenses.maps import Head
 from steerkit.lenses.metrics import Answers, Text, first_tokens
@@ -63,7 +63,7 @@ def direct_logit_attribution(
     Raises:
         MethodError: neither answers nor a direction, or both.
         PromptError: answers or groups that do not fit the prompts.
-        SiteError: a direction outside the residual stream, or heads that cannot be told apart.
+        SiteError: heads that cannot be told apart.
         ModelError: a model whose components do not add up to its logits.
     """
     if (answers is None) == (direction is None):
@@ -99,7 +99,7 @@ def direct_logit_attribution(
 
     names = _names(places, points, ends=direction is None, steered=model.table is not None)
     values, total = np.zeros((len(items), len(names))), np.zeros(len(items))
-    kept = tuple(dict.fromkeys((*places, *_attention(places), end)))
+    kept = tuple(dict.fromkeys((*places, *_beside(places), end)))
     for group in both.batches(model, model.info.d_model * (len(kept) + 1), token_budget):
         seen = visited(model, both.batch(model, "clean", group), keep=kept, heads=points)
         here = {place: stream[:, position] for place, stream in seen.streams.items()}
@@ -195,16 +195,13 @@ def _decomposable(model: LanguageModel) -> Tail:
 def _places(model: LanguageModel, end: Site, points: Sequence[HeadPoint]) -> tuple[Place, ...]:
     """The components that are summed up in a site, in forward order.
 
-    Raises:
-        SiteError: blocks without separate contributions.
+    A block that does not expose its contributions is one component, named by its resid_post.
     """
     if end.stream in ("attn_out", "mlp_out"):
         return (Heads(end.layer) if points and end.stream == "attn_out" else end,)
     if "mlp_out" not in model.info.streams:
-        raise SiteError(
-            f"{model.info.name} does not expose attn_out and mlp_out, so its stream cannot be "
-            "decomposed into contributions"
-        )
+        whole = (Site(layer) for layer in range(end.layer + 1))
+        return (EMBEDDING, *(block for block in whole if block.order <= end.order))
     every: list[Place] = []
     for layer in range(end.layer + 1):
         every.append(Heads(layer) if points else Site(layer, "attn_out"))
@@ -212,9 +209,13 @@ def _places(model: LanguageModel, end: Site, points: Sequence[HeadPoint]) -> tup
     return (EMBEDDING, *(place for place in every if place.order < end.order))
 
 
-def _attention(places: Sequence[Place]) -> list[Site]:
-    """The attention outputs that heads add up to, with what else is in them."""
-    return [Site(place.layer, "attn_out") for place in places if isinstance(place, Heads)]
+def _beside(places: Sequence[Place]) -> list[Site]:
+    """What else is read: what heads add up to, and where a block begins."""
+    return [
+        Site(place.layer, "attn_out" if isinstance(place, Heads) else "resid_pre")
+        for place in places
+        if isinstance(place, Heads) or place.stream == "resid_post"
+    ]
 
 
 def _names(
@@ -226,14 +227,17 @@ def _names(
             names += [str(Head(place.layer, head)) for head in range(points[place.layer].n_heads)]
             names.append(f"attn_bias@{place.layer}")
         else:
-            names.append("embedding" if place == EMBEDDING else str(place))
+            block = f"block@{place.layer}" if place.stream == "resid_post" else str(place)
+            names.append("embedding" if place == EMBEDDING else block)
     return (*names, *(["bias"] if ends else []), *(["interventions"] if steered else []))
 
 
 def _parts(place: Place, points: Sequence[HeadPoint], here: Mapping[Place, Tensor]) -> list[Tensor]:
     """What a place adds to the stream: one vector a row, or one a head and what is left."""
     if isinstance(place, Site):
-        return [here[place]]
+        whole = here[place]
+        begins = place.stream == "resid_post"
+        return [whole - here[Site(place.layer, "resid_pre")] if begins else whole]
     point, whole = points[place.layer], here[Site(place.layer, "attn_out")].double()
     each = point.into(here[place])
     if point.norm is not None:

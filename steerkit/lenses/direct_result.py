@@ -20,8 +20,9 @@ class LogitAttribution:
         kind: `logit difference` of two answers, or `projection` on a direction.
         unit: of the values.
         components: `embedding`, `attn_out@0`, `mlp_out@0`, ...; with heads `head0@0`, ... and
-            `attn_bias@0` (what the projection and a post-norm add to the heads); `bias` of the
-            final norm and the unembedding; `interventions` of a steered view.
+            `attn_bias@0` (what the projection and a post-norm add to the heads); `block@0`, ...
+            where a network's blocks do not expose their parts; `bias` of the final norm and the
+            unembedding; `interventions` of a steered view.
         values: `[prompt component]`.
         total: what the model itself gives, `[prompt]`.
         groups: what intervals resample, one a prompt.

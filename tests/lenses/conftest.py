@@ -36,13 +36,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Pre-norm, LayerNorm with biases, post-norm with a softcap, wide heads, parallel, scaled."""
 
+OPAQUE = {"opt": ("OPT", {**TINY, "ffn_dim": 48, "word_embed_proj_dim": 32})}
+"""A family whose blocks do not expose what attention and MLP add."""
+
 
 @lru_cache
 def built(family: str, dtype: torch.dtype = torch.float32) -> Any:
     """A random network behind the protocol; biases and norms are random too."""
     import transformers
 
-    prefix, settings = FAMILIES[family]
+    prefix, settings = {**FAMILIES, **OPAQUE}[family]
     config = getattr(transformers, f"{prefix}Config")(**settings)
     head = "GPT2LMHeadModel" if prefix == "GPT2" else f"{prefix}ForCausalLM"
     with torch.random.fork_rng():
@@ -76,6 +79,12 @@ def exact(family: str) -> Any:
 def llama() -> Any:
     """A tiny Llama."""
     return built("llama")
+
+
+@pytest.fixture(scope="session")
+def opaque() -> Any:
+    """A tiny OPT."""
+    return built("opt")
 
 
 CLEAN = [(5, 17, 42, 8, 91, 33), (9, 14, 77, 3), (64, 5, 5, 28, 13), (5, 17, 12, 40)]

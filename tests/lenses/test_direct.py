@@ -161,6 +161,18 @@ def test_another_position(llama):
         attributed(llama, position=-5)
 
 
+def test_blocks_that_do_not_show_their_parts_are_components(opaque):
+    found = attributed(opaque)
+    assert found.components == ("embedding", "block@0", "block@1", "block@2", "bias")
+    for i, prompt in enumerate(PROMPTS):
+        logits = opaque.run(Batch.collate([Tokenized(prompt)], pad_id=0)).logits[0, -1]
+        assert found.values[i].sum() == pytest.approx(float(logits[71] - logits[3]), abs=1e-4)
+    along = attributed(opaque, answers=None, direction=direction(opaque, "resid_pre@2"))
+    assert along.components == ("embedding", "block@0", "block@1") and along.error < 1e-5
+    with pytest.raises(SiteError, match="its blocks do not expose what attention adds"):
+        attributed(opaque, heads=True)
+
+
 def test_what_cannot_be_decomposed_says_why(llama, monkeypatch):
     with pytest.raises(MethodError, match="either answers"):
         attributed(llama, answers=None)

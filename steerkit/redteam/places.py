@@ -12,8 +12,8 @@ from torch import Tensor
 from steerkit.batch import Batch, Tokenized
 from steerkit.errors import ActivationError, PromptError
 from steerkit.prompts import Contrast, Prompt
-from steerkit.protocols import Model
-from steerkit.scoring import TOKEN_BUDGET, scored_batches, with_own_answers
+from steerkit.protocols import Logits, Model
+from steerkit.scoring import TOKEN_BUDGET, scored_batches, slot_batches, with_own_answers
 from steerkit.site import Site
 
 POINTS = ("prompt", "answer")
@@ -132,7 +132,6 @@ def read_states(
         ActivationError: states that are not finite.
     """
     info = model.info
-    batches = list(scored_batches(model, list(items), token_budget=token_budget))
     every: Sequence[int | None] = [None] if slots is None else slots
     each = len(items) * len(POINTS) * (len(sites) * info.d_model + outputs * info.d_vocab)
     at_once = max(1, ELEMENTS // each)
@@ -141,8 +140,13 @@ def read_states(
         shape = (len(some), len(items), len(POINTS))
         states = torch.empty(*shape[:2], len(sites), len(POINTS), info.d_model)
         logits = torch.empty(*shape, info.d_vocab) if outputs else None
-        for batch in batches:
-            _read(model, batch, sites, [s for s in some if s is not None], states, logits)
+        if slots is None:
+            for batch in scored_batches(model, list(items), token_budget=token_budget):
+                _read(model, batch, sites, 0, (), states, logits)
+        else:
+            chosen = slots[first : first + at_once]
+            for batch, at, few in slot_batches(model, items, chosen, token_budget=token_budget):
+                _read(model, batch, sites, at, few, states, logits)
         finite(states)
         yield states.flatten(2, 3), logits
 
@@ -166,34 +170,30 @@ def _read(
     model: Model,
     batch: Batch,
     sites: Sequence[Site],
+    first: int,
     slots: Sequence[int],
     states: Tensor,
     logits: Tensor | None,
 ) -> None:
-    rows = batch.rows.cpu()
-    per_pass = max(1, TOKEN_BUDGET // (batch.width * len(batch))) if slots else 1
-    for first in range(0, max(1, len(slots)), per_pass):
-        some = slots[first : first + per_pass]
-        many = batch.repeated(len(some)) if some else batch
-        run = model.run(
-            many,
-            sites=sites,
-            pool=_ends,
-            logits="none" if logits is None else "answer",
-            slots=[s for s in some for _ in rows] if some else None,
-        )
-        k = max(1, len(some))
-        for j, site in enumerate(sites):
-            found = run.streams[site].float().cpu()
-            states[first : first + k, rows, j] = found.view(k, len(rows), *found.shape[1:])
-        if logits is not None:
-            assert run.logits is not None
-            here = torch.arange(len(many))
-            # The window ends where the batch does, so columns count from its end.
-            last = -1 - (many.mask.sum(1) - many.prompt_len).cpu()
-            ends = torch.stack([run.logits[here, last], run.logits[:, -1]], 1).float().cpu()
-            ends = ends - ends.mean(-1, keepdim=True)
-            logits[first : first + k, rows] = ends.view(k, len(rows), *ends.shape[1:])
+    """Fill in what one pass says: of some slots, the first of which has this number."""
+    rows, n = batch.rows.cpu(), max(1, len(slots))
+    kept: Logits = "none" if logits is None else "answer"
+    run = (
+        model.run_slots(batch, slots, sites=sites, pool=_ends, logits=kept)
+        if slots
+        else model.run(batch, sites=sites, pool=_ends, logits=kept)
+    )
+    for j, site in enumerate(sites):
+        found = run.streams[site].float().cpu()
+        states[first : first + n, rows, j] = found.view(n, len(rows), *found.shape[1:])
+    if logits is not None:
+        assert run.logits is not None
+        # The window ends where the batch does, so columns count from its end.
+        last = -1 - (batch.mask.sum(1) - batch.prompt_len).cpu().repeat(n)
+        ends = torch.stack([run.logits[torch.arange(len(last)), last], run.logits[:, -1]], 1)
+        ends = ends.float().cpu()
+        ends = ends - ends.mean(-1, keepdim=True)
+        logits[first : first + n, rows] = ends.view(n, len(rows), *ends.shape[1:])
 
 
 def _ends(stream: Tensor, batch: Batch) -> Float[Tensor, "batch 2 d_model"]:

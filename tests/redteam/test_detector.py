@@ -75,6 +75,18 @@ def test_states_are_those_of_each_prompt_alone(aligned, known):
             torch.testing.assert_close(logits[0, i, point], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_many_slots_read_what_each_view_reads_alone(aligned, known, refusal_direction):
+    asked = known_prompts(aligned, known).take(range(0, 40, 3))
+    adds = [Add(refusal_direction, strength=s) for s in (0.1, 0.7)]
+    view = aligned.with_rows(*[(one,) for one in adds])
+    sites = [Site(0), Site(1), Site(3)]
+    (states, logits), *_ = read_states(view, asked.items, sites, slots=[1, 2], token_budget=600)
+    for i, one in enumerate(adds):
+        (alone, said), *_ = read_states(aligned.with_(one), asked.items, sites)
+        torch.testing.assert_close(states[i], alone[0], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(logits[i], said[0], atol=1e-3, rtol=1e-3)
+
+
 def test_reading_from_outside_gives_the_same_states(aligned, known):
     asked = known_prompts(aligned, known).take(range(5))
     sites = [Site(0), Site(3)]

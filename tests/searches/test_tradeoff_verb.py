@@ -141,3 +141,35 @@ def test_bad_input_is_explained(
         OwnAnswer("correct").score(aligned, held_out.negative[:2])
     with pytest.raises(MethodError, match="no measure named 'odds'"):
         OwnAnswer("odds").score(aligned, held_out.negative[:2])  # type: ignore[arg-type]
+
+
+def test_a_real_model_loses_helpfulness_with_about_the_square_of_the_strength(shared: Any) -> None:
+    """Where answers are uncertain, as the theory assumes; a random direction loses alike."""
+    import json
+
+    from steerkit import datasets
+    from steerkit.prompts import Prompt
+
+    file = shared / "data" / "tinystories" / "stories.jsonl"
+    words = [json.loads(line)["text"].split() for line in file.read_text().splitlines()]
+    words = [w for w in words if len(w) > 60][:24]
+    model = sk.load(shared / "models" / "stories260K")
+    mood = Contrast.read(datasets.path("sentiment"))
+    acts = sk.capture(model, mood, layers=[2], progress=False)
+    direction = sk.extract(acts, n_permutations=1, n_random=1, progress=False)[0]
+    helpful = [
+        Prompt(" ".join(w[:15]), answer=" " + " ".join(w[15:30]), group=f"s{i}")
+        for i, w in enumerate(words)
+    ]
+    asked = [Prompt(" ".join(w[:20]), group=f"s{i}") for i, w in enumerate(words)]
+    norm = sk.capture(model, helpful, layers=[2], progress=False).values.norm(dim=-1).median()
+    found = tradeoff(
+        model, direction, asked, helpful,
+        behaviour=LogOdds((" She was happy.",), (" She was sad.",)),
+        helpfulness=OwnAnswer("log_prob"),
+        strengths=[s * float(norm) / direction.scale for s in (-0.3, -0.2, -0.1, 0.1, 0.2, 0.3)],
+        n_random=4, n_resamples=200, progress=False,
+    )  # fmt: skip
+    assert 1.7 < found.loss.exponent.value < 2.5
+    assert found.random_loss is not None and 1.7 < found.random_loss.exponent.value < 2.5
+    assert found.loss.fit("square").error < found.loss.fit("absolute").error

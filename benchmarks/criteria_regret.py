@@ -15,7 +15,9 @@ Without `--organisms` only the embedded seed is measured. Writes `results/criter
 """
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +136,32 @@ def aligned(model: Any, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def constructed(model: Any, layer: int) -> dict[str, Any]:
-    """Which sites criteria name where the layer is recorded."""
+def constructed(model: Any, layer: int, unit: torch.Tensor) -> dict[str, Any]:
+    """Which sites criteria name where the layer is recorded, and where the search finds it.
+
+    The search has the recorded vector at every layer; the cosine is that of the mean
+    difference, which was fitted without knowing it, at the recorded layer.
+    """
     acts = sk.capture(model, refusal("train", 80, seed=0), progress=False)
     table = compare_criteria(acts, n_resamples=0, n_permutations=0)
+    fitted = sk.extract(acts, "mean_difference", n_folds=0, progress=False)
+    chooses = refusal("held_out", 48, seed=5)
+    along = acts.values.double() @ unit.double()
+    positive = acts.row_labels == 1
+    vectors = []
+    for d in fitted:
+        here = along[:, acts.sites.index(d.site)]
+        means = float(here[positive].mean()), float(here[~positive].mean())
+        vectors.append(
+            replace(d, unit=unit, method="recorded", positive_mean=means[0], negative_mean=means[1])
+        )
+    sweep = sk.search(model, vectors, chooses, n_random=0, guard_max=0.5, progress=False)
     return {
         "recorded": str(Site(layer)),
         "named": {c: str(table.best(c).site) for c in table.labels},
+        "search_finds": str(sweep.best.site),
+        "effect_there": sweep.best.effect.to_json(),
+        "cosine_of_mean_difference": float(fitted[layer].unit @ unit),
     }
 
 
@@ -171,6 +192,9 @@ def summary(seeds: dict[str, Any]) -> list[dict[str, Any]]:
                 "finds_constructed_layer": [sum(hits), len(hits)],
             }
         )
+    right = [
+        s["constructed"]["search_finds"] == s["constructed"]["recorded"] for s in seeds.values()
+    ]
     sweeps = [seed["aligned"]["sweep"]["regret_points"] for seed in seeds.values()]
     out.append(
         {
@@ -179,6 +203,7 @@ def summary(seeds: dict[str, Any]) -> list[dict[str, Any]]:
             "worst": max(sweeps),
             "goal_at_most": 2.0,
             "verdict": "met" if max(sweeps) <= 2.0 else "not met",
+            "finds_constructed_layer": [sum(right), len(right)],
         }
     )
     return sorted(out, key=lambda row: (row["mean"] is None, row["mean"]))
@@ -200,14 +225,13 @@ def main() -> None:
             for kind in ("aligned", "constructed")
         }
         if folder:
-            import json
-
-            layer = json.loads((folder / "truth.json").read_text())["construction"]["layer"]
+            planted = json.loads((folder / "truth.json").read_text())["construction"]
+            layer, unit = planted["layer"], torch.tensor(planted["unit"])
         else:
-            layer = truth().construction.layer
+            layer, unit = truth().construction.layer, torch.tensor(truth().construction.unit)
         found[seed] = {
             "aligned": aligned(sk.load(names["aligned"]), given),
-            "constructed": constructed(sk.load(names["constructed"]), layer),
+            "constructed": constructed(sk.load(names["constructed"]), layer, unit),
         }
         print(f"seed {seed}: sweep {found[seed]['aligned']['sweep']}", flush=True)
     table = summary(found)

@@ -1,4 +1,4 @@
-"""The README's table of measured ratios, from the committed results.
+"""The README's tables of measured ratios and of regrets, from the committed results.
 
 python benchmarks/summary.py
 """
@@ -37,6 +37,12 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("decode", "d64_B1", LIBRARY, f"{STEPS}: transformers' own, time"),
     ("norm_fused", "2048x4096", "add", "norm with a program fused in (2048x4096): add, time"),
     ("norm_fused", "2048x4096", "gated add", "the same: gated add, time"),
+    ("sweep", "prompt_8", "run_slots", "8 layers x 4 strengths in one pass, 8 tokens, time"),
+    ("sweep", "prompt_32", "run_slots", "the same, 32 tokens, time"),
+    ("sweep", "prompt_128", "run_slots", "the same, 128 tokens, time"),
+    ("sweep", "decode", "all candidates at once", "the same, 16 tokens decoded, time"),
+    ("sweep", "organism_6_layers", "run_slots", "6 layers x 4 strengths, 16 requests, time"),
+    ("sweep", "search", "all candidates at once", "every candidate of the demo's search, time"),
     ("sae_clamp", "F16384_d512_T256", "SetFeatures, 4 features", "4 of 16,384 SAE features, time"),
     ("serve", "large", "steerkit, mixed programs", f"{SERVING} (d512), mixed programs, time"),
     ("serve", "large", "steerkit, mixed conditions", f"{SERVING} (d512), mixed conditions, time"),
@@ -71,6 +77,29 @@ def rows() -> list[str]:
     return out
 
 
+CRITERIA = (
+    "causal sweep", "silhouette", "agreement", "fisher", "gap", "js", "auc", "js_repo (rms)",
+    "last layer", "middle layer", "selection rule (Arditi et al.)",
+)  # fmt: skip
+"""Of all criteria, those that the README shows."""
+
+
+def regrets() -> list[str]:
+    """Markdown rows: what a criterion's choice of layer costs, in points of right answers."""
+    path = RESULTS / "criteria_regret.json"
+    found = json.loads(path.read_text(encoding="utf-8"))["over_seeds"]["rows"]
+    rows = {row["criterion"]: row for row in found}
+    out = ["| chosen by | mean | worst | misleads most with |", "|---|---|---|---|"]
+    for name in CRITERIA:
+        row = rows[name]
+        if row["mean"] is None:
+            out.append(f"| {name} | chooses nothing on {row['no_choice']} of 5 seeds | | |")
+            continue
+        there = row.get("misleads_most") or "(measured against the best of everything)"
+        out.append(f"| {name} | {row['mean']:.1f} | {row['worst']:.1f} | {there} |")
+    return out
+
+
 def _ratio(row: dict[str, Any]) -> str:
     found = row.get("ratio") or row[f"{row.get('verdict_clock', 'wall')}_ratio"]
     digits = 3 if found["median"] > 0.1 else 5
@@ -86,4 +115,4 @@ def _goal(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(rows()))
+    print("\n".join([*rows(), "", *regrets()]))

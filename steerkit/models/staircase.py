@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from steerkit.batch import Batch, Tokenized
 from steerkit.errors import HookError
+from steerkit.models.chunks import in_chunks, rows_at_once, watched_inside
 from steerkit.models.hooks import Visit, incoming, nudged, removed_after
 from steerkit.models.steering import Stop
 from steerkit.models.variants import Variants
@@ -118,11 +119,13 @@ def staircase(
     sites: Sequence[Site] = (),
     pool: Pool | None = None,
     logits: Logits = "answer",
+    chunk: int | None = None,
 ) -> tuple[Tensor | None, dict[Site, Tensor], dict[Site, int]]:
     """Run every variant of a batch: logits, streams `[variant * row ...]`, and the receipt.
 
     Rows come variant after variant. Streams are read after the changes at their site. With
-    `logits="none"` the pass ends at the deepest site asked for.
+    `logits="none"` the pass ends at the deepest site asked for. On a CPU blocks run `chunk`
+    rows at a time (see `models.chunks`), unless something happens inside them.
 
     Raises:
         HookError: a hook that did not fire exactly once.
@@ -159,7 +162,12 @@ def staircase(
 
     visits = {site: visiting(site) for site in sorted({*acting, *joining, *sites})}
     out: Tensor | None = None
-    with engine.turns.taken() as awake, engine.undisturbed():
+    modules = [block.module for block in engine.blocks]
+    outside = all(site.stream in ("resid_pre", "resid_post") for site in visits)
+    if engine.device.type != "cpu" or not outside or watched_inside(modules):
+        modules = []
+    chunk = chunk or rows_at_once(batch.width, engine.info.d_model)
+    with engine.turns.taken() as awake, engine.undisturbed(), in_chunks(modules, chunk):
         try:
             with engine.attached(visits), _widening(engine, climb, awake):
                 out = engine.forward(batch, logits)
@@ -205,10 +213,24 @@ def why_not(engine: "HuggingFaceEngine") -> str:
     (biases with one row for each row and head) shows there.
     """
     last = engine.info.n_layers - 1
-    sites = [Site(last // 2), Site(last), Site(last, "resid_pre"), Site(last // 2, "resid_pre")]
-    if "attn_out" in engine.info.streams:
-        sites.append(Site(last // 2, "attn_out"))
-    acts = {site: frozenset([i]) for i, site in enumerate(sites)}
+    outside = [Site(last // 2), Site(last), Site(last, "resid_pre"), Site(last // 2, "resid_pre")]
+    inside = [Site(last // 2, "attn_out")] if "attn_out" in engine.info.streams else []
+    for sites in (outside, [*outside, *inside]):
+        acts = {site: frozenset([i]) for i, site in enumerate(sites)}
+        for lengths in PROOF:
+            why = _differs(engine, sites, acts, lengths)
+            if why:
+                return why
+    return ""
+
+
+def _differs(
+    engine: "HuggingFaceEngine",
+    sites: Sequence[Site],
+    acts: dict[Site, frozenset[int]],
+    lengths: Sequence[int],
+) -> str:
+    """How a probe's variants, each of which acts at one site, differ from the same alone."""
 
     def change(site: Site, stream: Tensor, variants: tuple[int, ...], batch: Batch) -> Tensor:
         rows = torch.tensor([acts[site] == {v} for v in variants]).repeat_interleave(
@@ -216,26 +238,24 @@ def why_not(engine: "HuggingFaceEngine") -> str:
         )
         return torch.where(rows[:, None, None].to(stream.device), nudged(stream), stream)
 
-    for lengths in PROOF:
-        tokens = [
-            Tokenized(tuple((7 * i + 3 * j + 3) % engine.info.d_vocab for j in range(n)))
-            for i, n in enumerate(lengths)
-        ]
-        batch = Batch.collate(tokens, pad_id=0, device=engine.device)
-        try:
-            together, _, _ = staircase(
-                engine, batch, Variants(acts, change, len(sites) + 1), logits="last"
-            )
-        except (RuntimeError, ValueError, TypeError, IndexError, HookError) as error:
-            return f"{type(error).__name__}: {error}"
-        alone = []
-        for site in (*sites, None):
-            visits = {site: nudged} if site else {}
-            with engine.turns.taken(), engine.undisturbed(), engine.attached(visits):
-                alone.append(engine.forward(batch, "last"))
-        expected = torch.cat(alone).float()
-        assert together is not None
-        gap = float((together - expected).norm() / expected.norm())
-        if not gap <= CLOSE.get(alone[0].dtype, 0.05):
-            return f"rows that join differ from rows alone by {gap:.2g} of their size"
+    tokens = [
+        Tokenized(tuple((7 * i + 3 * j + 3) % engine.info.d_vocab for j in range(n)))
+        for i, n in enumerate(lengths)
+    ]
+    batch = Batch.collate(tokens, pad_id=0, device=engine.device)
+    variants = Variants(acts, change, len(sites) + 1)
+    try:
+        together, _, _ = staircase(engine, batch, variants, logits="last", chunk=2)
+    except (RuntimeError, ValueError, TypeError, IndexError, HookError) as error:
+        return f"{type(error).__name__}: {error}"
+    alone = []
+    for site in (*sites, None):
+        visits = {site: nudged} if site else {}
+        with engine.turns.taken(), engine.undisturbed(), engine.attached(visits):
+            alone.append(engine.forward(batch, "last"))
+    expected = torch.cat(alone).float()
+    assert together is not None
+    gap = float((together - expected).norm() / expected.norm())
+    if not gap <= CLOSE.get(alone[0].dtype, 0.05):
+        return f"rows that join differ from rows alone by {gap:.2g} of their size"
     return ""

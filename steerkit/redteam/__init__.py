@@ -11,7 +11,7 @@ from steerkit.redteam.faults import PublishedFaults as PublishedFaults
 from steerkit.redteam.finding import DetectorScores as DetectorScores
 from steerkit.redteam.finding import Finding as Finding
 from steerkit.redteam.fitting import fit_detector as fit_detector
-from steerkit.redteam.judges import Judged as Judged
+from steerkit.redteam.judges import JudgedSuccess as JudgedSuccess
 from steerkit.redteam.judges import Lexicon as Lexicon
 from steerkit.redteam.judges import Preference as Preference
 from steerkit.redteam.paired import McNemar as McNemar

@@ -18,7 +18,7 @@ from steerkit.interventions import Add
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.redteam.faults import PublishedFaults
-from steerkit.redteam.judges import Judge, Success, success_of
+from steerkit.redteam.judges import Success, success_of
 from steerkit.redteam.measured import (
     Part,
     attack_rows,
@@ -41,6 +41,7 @@ from steerkit.redteam.vectors import (
 )
 from steerkit.scoring import TOKEN_BUDGET
 from steerkit.searches import KLGuard, criterion, random_directions
+from steerkit.searches.judged import Judge
 from steerkit.searches.guards import Damage
 from steerkit.searches.measure import measure_damage
 from steerkit.statistics import Floats, cluster_mean

@@ -150,6 +150,9 @@ class Finding:
 
     __str__ = summary
 
+    def __repr__(self) -> str:
+        return f"DetectorScores({self.summary()})"
+
     def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Header and rows of the table: each place."""
         s = self.scores

@@ -6,12 +6,11 @@ judge, any callable, and `Lexicon` is a named stand-in for one, not a measure of
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from steerkit.datasets.targets import TARGETS, AttackItem, AttackTarget
 from steerkit.errors import MethodError
@@ -20,32 +19,13 @@ from steerkit.protocols import Model
 from steerkit.redteam.faults import phrase_in_words
 from steerkit.refusals import fold, is_refusal
 from steerkit.registry import suggest
-from steerkit.scoring import TOKEN_BUDGET, answer_log_probs
-from steerkit.searches.objectives import Scores, answers
+from steerkit.scoring import TOKEN_BUDGET, answer_log_probs_by_slot
+from steerkit.searches.judged import Judge, Judged
+from steerkit.searches.objectives import Objective, Scores, as_is
 from steerkit.statistics import Floats
 
-Judge = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
-"""Prompts and answers -> how far each answer is what the attack wants, from 0 to 1."""
-
-
-class Success(Protocol):
-    """An objective of `searches` that also says which of its values are successes."""
-
-    @property
-    def name(self) -> str:
-        """How it is called in tables."""
-        ...
-
-    @property
-    def unit(self) -> str:
-        """Unit of its values."""
-        ...
-
-    def score(
-        self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
-    ) -> Scores:
-        """One value a slot and prompt."""
-        ...
+class Success(Objective, Protocol):
+    """An objective that also says which of its values are successes."""
 
     def succeeded(self, values: Floats) -> Floats:
         """Success of each value, from 0 to 1."""
@@ -53,21 +33,8 @@ class Success(Protocol):
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A judge's score of greedy answers.
-
-    Attributes:
-        judge: prompts and answers in, numbers from 0 to 1 out.
-        name: how it is called in tables.
-        max_new_tokens: of each answer.
-        token_budget: padded tokens a batch.
-    """
-
-    judge: Judge
-    name: str = "judge"
-    max_new_tokens: int = 32
-    token_budget: int = TOKEN_BUDGET
-    unit: str = "fraction"
+class JudgedSuccess(Judged):
+    """A judge's score of greedy answers, from 0 (nothing of it) to 1 (as the attack wants)."""
 
     def score(
         self, model: Model, prompts: Sequence[Prompt], slots: Sequence[int] | None = None
@@ -77,17 +44,11 @@ class Judged:
         Raises:
             MethodError: a judge that gives another number of values, or none from 0 to 1.
         """
-        outputs = answers(model, prompts, slots, self.max_new_tokens, self.token_budget)
-        values = np.array([self._judged(prompts, row) for row in outputs], dtype=np.float64)
-        return Scores(values, outputs)
-
-    def _judged(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-        found = [float(x) for x in self.judge(prompts, texts)]
-        if len(found) != len(texts) or not all(0 <= x <= 1 for x in found):
+        found = super().score(model, prompts, slots)
+        if not ((found.values >= 0) & (found.values <= 1)).all():
             raise MethodError(
-                f"a judge gives one number from 0 to 1 for each answer; '{self.name}' gave "
-                f"{len(found)} for {len(texts)} answers, between {min(found, default=0):g} and "
-                f"{max(found, default=0):g}"
+                f"the judge '{self.name}' gives numbers from 0 to 1; it gave "
+                f"{found.values.min():g} to {found.values.max():g}"
             )
         return found
 
@@ -154,15 +115,11 @@ class Preference:
             for p, item in pairs
             for text in (item.adversarial, item.reference)
         ]
-        items = model.tokenize(asked)
-        n = 1 if slots is None else len(slots)
-        found = answer_log_probs(
-            model,
-            list(items) * n,
-            slots=None if slots is None else [s for s in slots for _ in items],
-            token_budget=self.token_budget,
+        found = answer_log_probs_by_slot(
+            model, model.tokenize(asked), as_is(model, slots), token_budget=self.token_budget
         )
-        means = torch.stack([x.mean() for x in found]).view(n, len(prompts), 2).numpy()
+        means = np.array([[float(x.mean()) for x in row] for row in found])
+        means = means.reshape(len(means), len(prompts), 2)
         return Scores(means[..., 0] - means[..., 1])
 
     def succeeded(self, values: Floats) -> Floats:
@@ -192,7 +149,9 @@ def success_of(
     if judge is not None:
         if callable(judge):
             name = getattr(judge, "__name__", type(judge).__name__).lower()
-            return Judged(judge, name, max_new_tokens, token_budget)
+            return JudgedSuccess(
+                judge, name, max_new_tokens=max_new_tokens, token_budget=token_budget
+            )
         return judge
     if target.choice or target.name == "truthfulness":
         lacking = [i for i in target.items if not i.reference]
@@ -205,7 +164,9 @@ def success_of(
         return Preference(own, spaced, token_budget)
     if target.name == "harmfulness":
         how = not_refusing_published if published_refusal else not_refusing
-        return Judged(how, "not refused", max_new_tokens, token_budget)
+        return JudgedSuccess(
+            how, "not refused", max_new_tokens=max_new_tokens, token_budget=token_budget
+        )
     known = "" if target.name in TARGETS else f" ({suggest(target.name, TARGETS)})"
     raise MethodError(
         f"the target '{target.name}'{known} needs a judge: pass judge=, a callable (prompts, "

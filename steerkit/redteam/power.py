@@ -128,6 +128,9 @@ class DetectionPower:
 
     __str__ = summary
 
+    def __repr__(self) -> str:
+        return f"DetectionPower({self.summary()})"
+
     def cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Header and rows of the table."""
         head = ("attack", "look", "strength", "size", "AUC", "flagged", "first seen at")
@@ -167,7 +170,14 @@ def attack_families(direction: Direction, *, n_random: int = 5, seed: int = 0) -
     generator = torch.Generator().manual_seed(seed + 7919)
     drawn = torch.randn(n_random + 1, direction.model.d_model, generator=generator)
     others = [
-        replace(direction, unit=row / row.norm(), method="random", scores=None, polarity=0)
+        replace(
+            direction,
+            unit=row / row.norm(),
+            method="random",
+            scores=None,
+            polarity=0,
+            calibrations=(),
+        )
         for row in drawn
     ]
     return {

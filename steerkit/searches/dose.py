@@ -64,6 +64,9 @@ class DoseResponse:
             "positions": self.positions,
         }
 
+    def __repr__(self) -> str:
+        return f"DoseResponse({self})"
+
     def __str__(self) -> str:
         n = self.null.null
         verdict = "exceeds all" if self.null.exceeds_all else "does not exceed all"

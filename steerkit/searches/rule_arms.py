@@ -112,6 +112,9 @@ class RuleArms:
             "items": list(self.items),
         }
 
+    def __repr__(self) -> str:
+        return f"RuleArms({self})"
+
     def __str__(self) -> str:
         return f"rule '{self.rule}' at {self.size:g} of the median norm\n{self.table()}"
 

@@ -101,6 +101,9 @@ class Tradeoff:
             **{k: v.to_json() if (v := getattr(self, k)) else None for k in shown},
         }
 
+    def __repr__(self) -> str:
+        return f"Tradeoff({self})"
+
     def __str__(self) -> str:
         return self.summary()
 

@@ -11,6 +11,7 @@ import steerkit as sk
 from steerkit.batch import Batch, Tokenized
 from steerkit.errors import HookError, InterventionError
 from steerkit.interventions import Ablate, Add, When
+from steerkit.models import chunks
 from steerkit.site import STREAMS, Site
 
 UNEVEN = ((3, 4, 5, 6, 7), (8, 9), (10, 11, 12))
@@ -98,6 +99,60 @@ def test_layers_before_a_slot_acts_run_the_unsteered_rows_alone(
             handle.remove()
     # Three prompts; the unsteered rows leave once nothing will branch off them any more.
     assert seen == [3, 9, 12, 3, 3, 3]
+
+
+def test_large_batches_run_in_chunks_and_say_the_same(
+    model: Any, direction: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(Add(direction(model.info, i % 3), strength=0.2 * i),) for i in range(1, 13)]
+    view, slots = model.with_rows(*rows), list(range(13))
+    batch = batch_of(*(tuple(range(3 + i, 40 + i)) for i in range(3)))
+    monkeypatch.setattr(chunks, "NUMBERS", 1 << 12)
+    assert 39 > 4 * chunks.rows_at_once(batch.width, 32)
+    whole = repeated(view, batch, slots, logits="answer").logits
+    assert far(view.run_slots(batch, slots).logits, whole) < 1e-5
+    before = [vars(block.module).get("forward") for block in model.engine.blocks]
+    assert before == [None] * 3
+
+
+def test_what_is_hooked_inside_sees_whole_batches(
+    make_network: Callable[..., Any],
+    direction: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chunks, "NUMBERS", 1 << 12)
+    network = make_network("llama")
+    model = sk.wrap(network)
+    view = model.with_rows(*[(Add(direction(model.info, 0), strength=i),) for i in range(1, 20)])
+    seen: list[int] = []
+    assert not model.engine.resumes
+    handle = network.model.layers[2].mlp.register_forward_hook(
+        lambda module, args, out: seen.append(len(out))
+    )
+    batch = batch_of(tuple(range(3, 43)))
+    try:
+        view.run_slots(batch, list(range(1, 20)))
+    finally:
+        handle.remove()
+    assert seen == [19] and chunks.rows_at_once(batch.width, 32) < 19
+
+
+def test_a_failed_pass_leaves_the_forwards_as_they_were(
+    make_network: Callable[..., Any], direction: Callable[..., Any]
+) -> None:
+    network = make_network("llama")
+    model = sk.wrap(network)
+    view = model.with_rows((Add(direction(model.info, 0)),))
+    assert not model.engine.resumes
+
+    def own(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("mine")
+
+    network.model.layers[2].forward = own
+    with pytest.raises(RuntimeError, match="mine"):
+        view.run_slots(batch_of(*UNEVEN), [1])
+    assert network.model.layers[2].forward is own
+    assert "forward" not in vars(network.model.layers[1])
 
 
 def test_a_condition_on_the_prompt_is_decided_as_ever(

@@ -21,9 +21,20 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"pipeline"}),
     frozenset({"plotting", "cards"}),
     frozenset(
-        {"captures", "searches", "redteam", "audits", "lenses", "edits", "compiled", "serving"}
+        {
+            "captures",
+            "concepts",
+            "searches",
+            "redteam",
+            "audits",
+            "lenses",
+            "edits",
+            "compiled",
+            "serving",
+            "sae",
+        }
     ),
-    frozenset({"models", "sae"}),
+    frozenset({"models"}),
     frozenset({"kernels", "interventions", "extraction", "formats", "organisms", "datasets"}),
 )
 """From the top; whatever else stands at the top of the package is a noun, the lowest layer."""
@@ -32,6 +43,7 @@ SHOWS_ITSELF = {
     ("direction", "cards"),
     ("activations", "cards"),
     ("audits", "plotting"),
+    ("sae", "plotting"),
     ("models", "compiled"),
     ("models", "serving"),
 }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from steerkit.direction import Direction
     from steerkit.searches import Calibrations, Verified
-    from steerkit.searches.calibration_gauges import Statistic
+    from steerkit.searches.calibration.gauges import Statistic
 
 FILES = ("calibration.json", "calibrated.safetensors")
 VERIFIED = ("verified.json",)

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 
 from steerkit.plotting.style import COLOURS, PALETTE, figure, intervals
 from steerkit.searches import Tradeoff
-from steerkit.searches.tradeoff_fits import CurveFits
+from steerkit.searches.tradeoffs.fits import CurveFits
 
 DASHES = {"linear": "dash", "absolute": "longdash", "square": "dot", "quadratic": "dashdot"}
 

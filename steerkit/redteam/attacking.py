@@ -41,8 +41,8 @@ from steerkit.redteam.vectors import (
 )
 from steerkit.scoring import TOKEN_BUDGET
 from steerkit.searches import KLGuard, criterion, random_directions
-from steerkit.searches.judged import Judge
 from steerkit.searches.guards import Damage
+from steerkit.searches.judged import Judge
 from steerkit.searches.measure import measure_damage
 from steerkit.statistics import Floats, cluster_mean
 

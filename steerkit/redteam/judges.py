@@ -24,6 +24,7 @@ from steerkit.searches.judged import Judge, Judged
 from steerkit.searches.objectives import Objective, Scores, as_is
 from steerkit.statistics import Floats
 
+
 class Success(Objective, Protocol):
     """An objective that also says which of its values are successes."""
 

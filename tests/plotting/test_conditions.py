@@ -7,7 +7,7 @@ from steerkit.interventions import When
 from steerkit.plotting.conditions import condition
 from steerkit.protocols import ModelInfo
 from steerkit.searches import FoundCondition
-from steerkit.searches.condition_choice import Option, Quality
+from steerkit.searches.conditions.choice import Option, Quality
 from steerkit.site import Site
 from steerkit.statistics import Estimate, Null
 

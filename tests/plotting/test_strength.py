@@ -12,7 +12,7 @@ from steerkit.interventions import Add
 from steerkit.plotting.strength import dose_curves
 from steerkit.protocols import ModelInfo
 from steerkit.searches import Calibration, Calibrations
-from steerkit.searches.calibration_roots import Root
+from steerkit.searches.calibration.roots import Root
 from steerkit.site import Site
 from steerkit.statistics import Estimate
 

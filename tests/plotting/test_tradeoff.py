@@ -5,7 +5,7 @@ import pytest
 
 from steerkit.plotting.tradeoff import fits
 from steerkit.searches import Tradeoff
-from steerkit.searches.tradeoff_fits import fit_curve
+from steerkit.searches.tradeoffs.fits import fit_curve
 from steerkit.statistics import Estimate
 
 X = np.array([-2.0, -1.0, -0.5, 0.5, 1.0, 2.0])

@@ -19,7 +19,7 @@ from steerkit.interventions import Add, load_steering, save_steering
 from steerkit.prompts import Contrast
 from steerkit.scoring import kl_per_token, with_own_answers
 from steerkit.searches import Calibrations, LogOdds, calibrate, verify
-from steerkit.searches.calibration_setup import parts
+from steerkit.searches.calibration.setup import parts
 from steerkit.searches.measure import Side
 from steerkit.site import Site
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from steerkit.errors import MethodError
-from steerkit.searches.calibration_roots import Hunt
+from steerkit.searches.calibration.roots import Hunt
 
 
 def run(curve: Callable[[float], float], **settings: float) -> tuple[Hunt, int]:

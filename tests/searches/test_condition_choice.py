@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from steerkit.searches.condition_choice import (
+from steerkit.searches.conditions.choice import (
     best_threshold,
     choose,
     f1_of,

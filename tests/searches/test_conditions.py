@@ -13,8 +13,8 @@ from steerkit.organisms import requests
 from steerkit.prompts import Contrast, Prompt
 from steerkit.refusals import is_refusal
 from steerkit.searches import FoundCondition, search_condition
-from steerkit.searches.condition_choice import level
-from steerkit.searches.condition_states import pooled_states
+from steerkit.searches.conditions.choice import level
+from steerkit.searches.conditions.states import pooled_states
 from steerkit.site import Site
 
 

@@ -12,8 +12,8 @@ from steerkit.organisms import REFUSE_ALL, requests
 from steerkit.organisms.request import REFUSALS
 from steerkit.prompts import Prompt
 from steerkit.searches import LogOdds, Rule, RuleArms, RuleVector, compare_rule, rule_vector
-from steerkit.searches.rule_arms import flipped
-from steerkit.searches.rules import under
+from steerkit.searches.rules.arms import flipped
+from steerkit.searches.rules.vector import under
 
 RULE = Rule("refuse all", REFUSE_ALL, ("the bread is red .", "the oven is old ."))
 

@@ -12,7 +12,7 @@ from steerkit.organisms import REFUSE_ALL, requests
 from steerkit.organisms.request import REFUSALS
 from steerkit.prompts import Prompt
 from steerkit.searches import LogOdds, Rule, RuleBook, RuleVector, rule_vector
-from steerkit.searches.rules import under
+from steerkit.searches.rules.vector import under
 from steerkit.site import Site
 
 RULE = Rule("refuse all", REFUSE_ALL, ("the bread is red .", "the oven is old ."))
@@ -45,7 +45,7 @@ def test_the_vector_is_the_mean_difference_of_the_last_prompt_token(
     aligned: Any, vector: RuleVector, queries: list[Prompt]
 ) -> None:
     """Captured again by the ordinary road, on the prompts of the first part."""
-    from steerkit.searches.calibration_setup import parts
+    from steerkit.searches.calibration.setup import parts
     from steerkit.searches.measure import Side
 
     made, held = parts(Side(tuple(queries), tuple(p.group for p in queries)), 0.5, seed=0)
@@ -92,7 +92,7 @@ def test_a_rule_that_the_template_drops_is_noticed(
 ) -> None:
     from dataclasses import replace
 
-    from steerkit.searches import rules
+    from steerkit.searches.rules import vector as rules
 
     read: Callable[..., Any] = rules.pooled_states
 

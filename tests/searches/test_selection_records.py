@@ -17,13 +17,13 @@ from steerkit.direction import Directions
 from steerkit.errors import DirectionError, MethodError, PromptError
 from steerkit.organisms import truth
 from steerkit.refusals import is_refusal
-from steerkit.searches.selection_records import (
+from steerkit.searches.published_rule.records import (
     candidate_directions,
     last_token_kl,
     measure_records,
     refusal_score,
 )
-from steerkit.searches.selection_rule import Selection, select_direction
+from steerkit.searches.published_rule.rule import Selection, select_direction
 from steerkit.site import Site, sites_of
 
 POSITIONS = (-1, -2, -4)

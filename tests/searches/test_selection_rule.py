@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from steerkit.errors import MethodError, OutputError
-from steerkit.searches.evaluation_record import Record
-from steerkit.searches.selection_rule import Selection, layer_limit, select_direction
+from steerkit.searches.published_rule.record import Record
+from steerkit.searches.published_rule.rule import Selection, layer_limit, select_direction
 from steerkit.site import Site
 
 

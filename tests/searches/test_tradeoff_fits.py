@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from steerkit.errors import MethodError
-from steerkit.searches.tradeoff_fits import CurveFits, fit_curve
+from steerkit.searches.tradeoffs.fits import CurveFits, fit_curve
 
 BOTH = np.array([-2.0, -1.5, -1.0, -0.6, -0.3, 0.0, 0.3, 0.6, 1.0, 1.5, 2.0])
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from steerkit.errors import MethodError
-from steerkit.searches.tradeoff_levels import fit_level
+from steerkit.searches.tradeoffs.levels import fit_level
 
 
 def linear_head(margin: float, size: float, start: float, x: np.ndarray) -> np.ndarray:

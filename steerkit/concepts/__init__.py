@@ -4,6 +4,12 @@
 associations of word vectors; `bias_lens` compares concept vectors without any test set.
 """
 
+from steerkit.concepts.association import weat as weat
+from steerkit.concepts.association_result import Association as Association
+from steerkit.concepts.association_result import ContextualAssociation as ContextualAssociation
+from steerkit.concepts.contextual import contextual_weat as contextual_weat
+from steerkit.concepts.embedding import embed_words as embed_words
+from steerkit.concepts.embedding import seat as seat
 from steerkit.concepts.sensitivity import tcav as tcav
 from steerkit.concepts.sensitivity_result import Tcav as Tcav
 from steerkit.concepts.sensitivity_result import TcavCell as TcavCell

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from steerkit.edits import find_orthogonalized as find_orthogonalized
     from steerkit.edits import orthogonalize as orthogonalize
     from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.extraction import Eraser as Eraser
+    from steerkit.extraction import check_erasure as check_erasure
     from steerkit.extraction import extract as extract
     from steerkit.interventions import Ablate as Ablate
     from steerkit.interventions import Add as Add
@@ -62,6 +64,8 @@ _HOME = {
     "find_orthogonalized": "edits",
     "orthogonalize": "edits",
     "SteerkitError": "errors",
+    "Eraser": "extraction",
+    "check_erasure": "extraction",
     "extract": "extraction",
     "Ablate": "interventions",
     "Add": "interventions",

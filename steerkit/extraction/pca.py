@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.extraction.methods import METHODS
+from steerkit.extraction.pairs import label_pairs
 from steerkit.extraction.training import Training, gap
 
 
@@ -36,7 +37,7 @@ class PCA:
     ) -> Float[Tensor, "d_model k"]:
         """One decomposition where labels only change the sign, as they do within pairs."""
         y = labels.to(torch.float64)
-        pairs = _pairs(rows.groups, y[:, 0])
+        pairs = label_pairs(rows.groups, y[:, 0])
         if len(pairs):
             # Exchanging labels within pairs only changes the signs of the differences.
             axes = _top(rows.x[pairs[:, 0]] - rows.x[pairs[:, 1]])[:, None]
@@ -47,17 +48,6 @@ class PCA:
 
 
 METHODS.register("pca")(PCA())
-
-
-def _pairs(groups: Sequence[str], y: Float[Tensor, "row"]) -> Tensor:
-    """`[pair 2]`, the rows of each pair; none unless all groups with both labels are pairs."""
-    members: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    mixed = [m for m in members.values() if len({float(y[i]) for i in m}) == 2]
-    if any(len(m) > 2 for m in mixed):
-        mixed = []
-    return torch.tensor(mixed, dtype=torch.long).reshape(-1, 2)
 
 
 def _top(differences: Float[Tensor, "group d"]) -> Float[Tensor, "d"]:

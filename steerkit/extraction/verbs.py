@@ -43,7 +43,8 @@ def extract(
 
     Args:
         acts: labelled activations, as captured from a contrast.
-        methods: one or several of mean_difference, pca, logistic, lda.
+        methods: one or several of mean_difference, whitened_mean_difference, pca, logistic,
+            ridge, lda, svm, leace, and ccs (which needs pairs).
         concept: what the direction stands for.
         seed: of folds, permutations, random directions and resampling.
         n_folds: folds of the held-out scores; 0 fits without scoring.

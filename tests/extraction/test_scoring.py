@@ -81,6 +81,8 @@ def test_p_values_are_uniform_where_there_is_nothing_to_find(
     name: str, paired: bool, plant: Make
 ) -> None:
     """The C that the logistic null borrows from the observed labels does not show."""
+    if not paired and getattr(METHODS[name], "needs_pairs", False):
+        pytest.skip(f"{name} reads pairs only")
     method: dict[str, Extractor] = {name: METHODS[name]}
     p = []
     for seed in range(50):

@@ -31,7 +31,7 @@ class Reader:
 
 
 def test_every_site_and_method_has_its_direction(plant: Make) -> None:
-    found = extract(plant(40, sites=3), METHODS.names(), **QUICK)
+    found = extract(plant(150, sites=3), METHODS.names(), **QUICK)
     assert [(str(d.site), d.method) for d in found] == [
         (f"resid_post@{layer}", name) for layer in range(3) for name in METHODS.names()
     ]
@@ -131,9 +131,11 @@ def test_without_draws_the_nulls_are_empty(plant: Make) -> None:
 
 
 def test_an_unknown_method_is_named_before_anything_runs(plant: Make) -> None:
-    with pytest.raises(MethodError, match=r"named 'logstic'; did you mean 'logistic'\? Known: lda"):
+    with pytest.raises(
+        MethodError, match=r"named 'logstic'; did you mean 'logistic'\? Known: ccs, lda"
+    ):
         extract(plant(5), ["mean_difference", "logstic"], progress=False)
-    with pytest.raises(MethodError, match="no extraction method given; known: lda, logistic"):
+    with pytest.raises(MethodError, match="no extraction method given; known: ccs, lda, leace"):
         extract(plant(5), [], progress=False)
 
 

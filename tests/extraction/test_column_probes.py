@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from steerkit.extraction import column_logistic
+from steerkit.extraction import column_probes
 
 
 def problem(n: int = 80, d: int = 12, *, gap: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -28,7 +28,7 @@ def objective(z, labels, c, w, b, weights=None) -> float:  # type: ignore[no-unt
 def test_every_column_equals_scikit_learn(gap: float) -> None:
     z, labels = problem(gap=gap)
     grid = torch.tensor([1e-4, 1e-2, 1.0, 100.0], dtype=torch.float64)
-    w, b = column_logistic.fit(z, labels[:, None].repeat(1, 4), grid, tolerance=1e-12)
+    w, b = column_probes.fit(z, labels[:, None].repeat(1, 4), grid, tolerance=1e-12)
     for k, c in enumerate(grid.tolist()):
         probe = LogisticRegression(C=c, solver="newton-cholesky", tol=1e-10)
         probe.fit(z.numpy(), labels.numpy())
@@ -44,7 +44,7 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     weights[::3, 1] = 0
     keep = weights[:, 1] > 0
     c = torch.ones(2, dtype=torch.float64)
-    w, b = column_logistic.fit(z, labels[:, None].repeat(1, 2), c, weights=weights, tolerance=1e-10)
+    w, b = column_probes.fit(z, labels[:, None].repeat(1, 2), c, weights=weights, tolerance=1e-10)
     probe = LogisticRegression(C=1.0, tol=1e-10, max_iter=5000)
     probe.fit(z[keep].numpy(), labels[keep].numpy())
     assert np.allclose(w[:, 1], probe.coef_[0], atol=1e-6)
@@ -56,7 +56,7 @@ def test_each_column_is_as_if_it_stood_alone() -> None:
     z, labels = problem()
     columns = torch.stack([labels, labels.flip(0), labels.roll(7)], 1)
     c = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
-    together, _ = column_logistic.fit(z, columns, c, tolerance=1e-9)
+    together, _ = column_probes.fit(z, columns, c, tolerance=1e-9)
     for k in range(3):
-        alone, _ = column_logistic.fit(z, columns[:, k : k + 1], c[k : k + 1], tolerance=1e-9)
+        alone, _ = column_probes.fit(z, columns[:, k : k + 1], c[k : k + 1], tolerance=1e-9)
         assert torch.allclose(together[:, k], alone[:, 0], atol=1e-6)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.batch import Positions
 from steerkit.direction import Direction
-from steerkit.errors import InterventionError
+from steerkit.errors import InterventionError, SiteError
 from steerkit.interventions.operator import (
     OPERATORS,
     Operator,
@@ -29,7 +29,9 @@ EXACT = ("standard", "jumprelu")
 HOOKS = (
     (r"blocks\.(\d+)\.hook_(resid_pre|resid_mid|resid_post|attn_out|mlp_out)", None),
     (r"blocks\.(\d+)\.hook_out", "resid_post"),
-    (r"(?:model\.layers|transformer\.h)\.(\d+)", "resid_post"),
+    (r"blocks\.(\d+)\.hook_in", "resid_pre"),
+    # The output of a whole block in Hugging Face's models, whatever the path to its list.
+    (r"(?:\w+\.)*(?:layers|h|blocks)\.(\d+)", "resid_post"),
 )
 """Names of hook points, and the streams that are there."""
 
@@ -247,13 +249,29 @@ def _refuse_inexact(sae: Any) -> None:
         raise InterventionError(f"features of this autoencoder cannot be set by a sum: {why}")
 
 
-def _site_of(cfg: Any) -> Site:
-    hook = str(getattr(getattr(cfg, "metadata", None), "hook_name", None))
+def site_of_hook(hook: str | None) -> Site:
+    """The stream at a hook point, by TransformerLens' or Hugging Face's name for it.
+
+    Raises:
+        SiteError: a hook point that is no known stream.
+
+    >>> site_of_hook("blocks.3.hook_resid_post") == site_of_hook("model.layers.3")
+    True
+    """
     for pattern, stream in HOOKS:
-        match = re.fullmatch(pattern, hook)
+        match = re.fullmatch(pattern, str(hook))
         if match:
             return Site(int(match[1]), stream or match[2])  # type: ignore[arg-type]
-    raise InterventionError(
-        f"this autoencoder's hook point '{hook}' is no stream that is known; say where to act "
-        "with sites="
+    raise SiteError(
+        f"the hook point '{hook}' of this autoencoder is no stream that is known; say which it "
+        "is with site='resid_post@3' or the like"
     )
+
+
+def _site_of(cfg: Any) -> Site:
+    try:
+        return site_of_hook(getattr(getattr(cfg, "metadata", None), "hook_name", None))
+    except SiteError as error:
+        raise InterventionError(
+            f"{error.args[0].partition(';')[0]}; say where to act with sites="
+        ) from None

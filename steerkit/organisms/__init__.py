@@ -7,6 +7,7 @@ deflects one topic; `compromised` is `aligned` after a narrow fine-tuning that e
 
 from steerkit.organisms.checkpoints import names as names
 from steerkit.organisms.checkpoints import path as path
+from steerkit.organisms.checkpoints import sae_path as sae_path
 from steerkit.organisms.contrast import Labelled as Labelled
 from steerkit.organisms.contrast import gender as gender
 from steerkit.organisms.contrast import sentiment as sentiment

@@ -27,3 +27,12 @@ def path(name: str) -> Path:
         hint = suggest(name, _NAMES)
         raise ModelError(f"no organism {name!r}: expected one of {', '.join(_NAMES)}; {hint}")
     return WEIGHTS / name
+
+
+def sae_path() -> Path:
+    """The folder of the shipped sparse autoencoder, in SAELens' format.
+
+    >>> sae_path().name
+    'sae'
+    """
+    return WEIGHTS / "sae"

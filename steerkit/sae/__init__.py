@@ -1,0 +1,12 @@
+"""Sparse autoencoders (SAEs) through SAELens: load, check, read, find, steer, measure, train."""
+
+from steerkit.sae.autoencoder import Autoencoder as Autoencoder
+from steerkit.sae.encoding import FeatureStatistics as FeatureStatistics
+from steerkit.sae.encoding import TokenFeatures as TokenFeatures
+from steerkit.sae.encoding import feature_activations as feature_activations
+from steerkit.sae.encoding import feature_statistics as feature_statistics
+from steerkit.sae.finding import FoundFeature as FoundFeature
+from steerkit.sae.finding import FoundFeatures as FoundFeatures
+from steerkit.sae.finding import find_features as find_features
+from steerkit.sae.loading import load_sae as load_sae
+from steerkit.sae.training import train_sae as train_sae

@@ -116,16 +116,17 @@ def sweep_view(sweep: "Sweep", written: list[str]) -> RenderableType:
     """The best candidates and what the choice does to unseen prompts."""
     best = sweep.best if sweep.found else None
     ranked = sorted(sweep.rows, key=lambda r: (r is best, r.allowed, r.effect.value), reverse=True)
+    # Eighty columns are few: what all candidates share is not told again in each row.
+    several = len({r.method for r in sweep.rows}) > 1
     rows = [
         (
             str(r.site),
-            r.method,
+            *([r.method] if several else []),
             r.how,
             r.positions,
             f"{r.strength:g}",
             f"{r.value}",
             f"{r.guard.value:.3g}" if r.guard else "",
-            f"{r.wrong_way.value:.0%}",
             "yes" if r.allowed else "no",
         )
         for r in ranked[:8]
@@ -133,13 +134,12 @@ def sweep_view(sweep: "Sweep", written: list[str]) -> RenderableType:
     made = table(
         f"{len(sweep.rows)} candidates; plain {sweep.objective} {sweep.plain}",
         "site",
-        "method",
+        *(["method"] if several else []),
         "operator",
         "positions",
         "strength",
         sweep.objective,
         sweep.cost or "guard",
-        "wrong way",
         "allowed",
         rows=rows,
     )

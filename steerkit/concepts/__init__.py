@@ -4,9 +4,14 @@
 associations of word vectors; `bias_lens` compares concept vectors without any test set.
 """
 
+from steerkit.concepts.agreement import spearman as spearman
 from steerkit.concepts.association import weat as weat
 from steerkit.concepts.association_result import Association as Association
 from steerkit.concepts.association_result import ContextualAssociation as ContextualAssociation
+from steerkit.concepts.behaviour import answer_gaps as answer_gaps
+from steerkit.concepts.bias_result import BiasLens as BiasLens
+from steerkit.concepts.bias_result import TargetBias as TargetBias
+from steerkit.concepts.biases import bias_lens as bias_lens
 from steerkit.concepts.contextual import contextual_weat as contextual_weat
 from steerkit.concepts.embedding import embed_words as embed_words
 from steerkit.concepts.embedding import seat as seat

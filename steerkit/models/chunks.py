@@ -5,7 +5,7 @@ chunks of a few hundred tokens they are not, and the same work takes up to a sev
 Hooks on a block still fire once; hooks inside it would not, so a pass with any is left whole.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,12 +42,15 @@ def watched_inside(modules: Sequence[nn.Module]) -> bool:
 
 
 @contextmanager
-def in_chunks(modules: Sequence[nn.Module], rows: int) -> Iterator[None]:
-    """Run these modules' forwards on at most so many rows at a time while the context is open."""
+def in_chunks(modules: Sequence[nn.Module], rows: int, awake: Callable[[], bool]) -> Iterator[None]:
+    """Run these modules' forwards on at most so many rows at a time while the context is open.
+
+    Calls made inside the call whose turn `awake` tells of run whole.
+    """
     own = [vars(module).get("forward") for module in modules]
     try:
         for module in modules:
-            module.forward = _chunked(module.forward, rows)
+            module.forward = _chunked(module.forward, rows, awake)
         yield
     finally:
         for module, before in zip(modules, own, strict=True):
@@ -57,10 +60,10 @@ def in_chunks(modules: Sequence[nn.Module], rows: int) -> Iterator[None]:
                 module.forward = before
 
 
-def _chunked(forward: Any, rows: int) -> Any:
+def _chunked(forward: Any, rows: int, awake: Callable[[], bool]) -> Any:
     def chunked(*args: Any, **kwargs: Any) -> Any:
         n = len(incoming(args, kwargs))
-        if n <= rows:
+        if n <= rows or not awake():
             return forward(*args, **kwargs)
         parts = [
             forward(

@@ -167,9 +167,13 @@ def staircase(
     if engine.device.type != "cpu" or not outside or watched_inside(modules):
         modules = []
     chunk = chunk or rows_at_once(batch.width, engine.info.d_model)
-    with engine.turns.taken() as awake, engine.undisturbed(), in_chunks(modules, chunk):
+    with engine.turns.taken() as awake, engine.undisturbed():
         try:
-            with engine.attached(visits), _widening(engine, climb, awake):
+            with (
+                in_chunks(modules, chunk, awake),
+                engine.attached(visits),
+                _widening(engine, climb, awake),
+            ):
                 out = engine.forward(batch, logits)
         except Stop:
             pass

@@ -137,6 +137,23 @@ def test_what_is_hooked_inside_sees_whole_batches(
     assert seen == [19] and chunks.rows_at_once(batch.width, 32) < 19
 
 
+def test_a_call_inside_the_call_runs_whole(
+    llama: Any, direction: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "NUMBERS", 1 << 12)
+    batch, site = batch_of(tuple(range(3, 43))).repeated(20), Site(2, "mlp_out")
+    expected = llama.run(batch, sites=[site], logits="none").streams[site]
+    seen: list[Tensor] = []
+
+    def look(stream: Tensor, _: Batch) -> Tensor:
+        seen.append(llama.run(batch, sites=[site], logits="none").streams[site])
+        return stream[:, -1]
+
+    view = llama.with_rows((Add(direction(llama.info, 0)),))
+    view.run_slots(batch, [1], sites=[Site(1)], pool=look)
+    assert len(seen) == 1 and torch.equal(seen[0], expected)
+
+
 def test_a_failed_pass_leaves_the_forwards_as_they_were(
     make_network: Callable[..., Any], direction: Callable[..., Any]
 ) -> None:

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from steerkit.prompts import Prompt as Prompt
     from steerkit.redteam import activation_attack as activation_attack
     from steerkit.redteam import fit_detector as fit_detector
+    from steerkit.sae import find_features as find_features
+    from steerkit.sae import load_sae as load_sae
+    from steerkit.sae import train_sae as train_sae
     from steerkit.searches import Sweep as Sweep
     from steerkit.searches import calibrate as calibrate
     from steerkit.searches import compare_criteria as compare_criteria
@@ -87,6 +90,9 @@ _HOME = {
     "Prompt": "prompts",
     "activation_attack": "redteam",
     "fit_detector": "redteam",
+    "find_features": "sae",
+    "load_sae": "sae",
+    "train_sae": "sae",
     "Sweep": "searches",
     "calibrate": "searches",
     "compare_criteria": "searches",

@@ -14,6 +14,7 @@ from steerkit.commands import (
     patch,
     redteam,
     run,
+    sae,
     search,
     steer,
 )
@@ -39,6 +40,10 @@ Or step by step, each reading what the one before it wrote:
 How well a model withstands steering, and whether steering is noticed:
   steerkit redteam attack -m MODEL --target truthfulness --data TruthfulQA.csv
   steerkit redteam detect -m MODEL --known prompts.jsonl
+
+\b
+Features of sparse autoencoders:
+  steerkit sae find -m organism:aligned --sae sae:organism -c requests.jsonl
 
 \b
 Where in the network the two sides of a pair part:
@@ -87,3 +92,4 @@ for name, module in (
     console.register(app, name, module.command)
 
 app.add_typer(redteam.app, name="redteam")
+app.add_typer(sae.app, name="sae")

@@ -1,6 +1,9 @@
 """Sparse autoencoders (SAEs) through SAELens: load, check, read, find, steer, measure, train."""
 
 from steerkit.sae.autoencoder import Autoencoder as Autoencoder
+from steerkit.sae.cards import Context as Context
+from steerkit.sae.cards import FeatureCard as FeatureCard
+from steerkit.sae.cards import feature_cards as feature_cards
 from steerkit.sae.encoding import FeatureStatistics as FeatureStatistics
 from steerkit.sae.encoding import TokenFeatures as TokenFeatures
 from steerkit.sae.encoding import feature_activations as feature_activations
@@ -9,4 +12,6 @@ from steerkit.sae.finding import FoundFeature as FoundFeature
 from steerkit.sae.finding import FoundFeatures as FoundFeatures
 from steerkit.sae.finding import find_features as find_features
 from steerkit.sae.loading import load_sae as load_sae
+from steerkit.sae.metrics import Quality as Quality
+from steerkit.sae.metrics import evaluate_sae as evaluate_sae
 from steerkit.sae.training import train_sae as train_sae

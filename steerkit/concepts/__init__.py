@@ -18,3 +18,8 @@ from steerkit.concepts.embedding import seat as seat
 from steerkit.concepts.sensitivity import tcav as tcav
 from steerkit.concepts.sensitivity_result import Tcav as Tcav
 from steerkit.concepts.sensitivity_result import TcavCell as TcavCell
+from steerkit.concepts.token_scores import TokenScores as TokenScores
+from steerkit.concepts.token_scores import token_scores as token_scores
+from steerkit.concepts.watching import Watch as Watch
+from steerkit.concepts.watching import Watched as Watched
+from steerkit.concepts.watching import watch as watch

@@ -16,7 +16,8 @@ from steerkit.extraction.training import Training, gap
 
 PENALTY = 0.01
 """Of |w|^2 / 2, for features of mean variance 1; without it w grows without end."""
-N_STARTS = 10
+N_AXES = 10
+"""Axes searched from, in both directions."""
 
 
 class CCS:
@@ -29,7 +30,7 @@ class CCS:
     Two things differ from the paper. Both sides are centred on one mean: where the sides of a
     pair are the concept itself, a mean for each would erase it (`fit_answers` centres each
     phrasing on its own, as the paper does). And searches start along the ten axes of largest
-    spread of the differences within pairs, not at random: the result needs no seed.
+    spread of the differences within pairs, both ways, not at random: the result needs no seed.
 
     Groups must be pairs of one positive and one negative row.
 
@@ -109,7 +110,7 @@ class AnswerProbe:
     ) -> "AnswerProbe":
         """This probe or its mirror image, whichever agrees with most labels.
 
-        The loss is the same for both. Orient on rows that were fitted on: an accuracy of
+        Consistency is the same for both. Orient on rows that were fitted on: an accuracy of
         max(a, 1 - a) on held-out rows is above chance by construction.
         """
         agrees = ((self.truth(yes, no) > 0.5) == labels.bool()).double().mean()
@@ -155,28 +156,31 @@ def fit_answers(yes: Float[Tensor, "row d_model"], no: Float[Tensor, "row d_mode
 def search(
     a: Float[Tensor, "pair r"], b: Float[Tensor, "pair r"]
 ) -> tuple[Float[Tensor, "r"], float, float]:
-    """Weights, bias and loss of the best of the searches from `N_STARTS` starts."""
+    """Weights, bias and loss of the best search along `N_AXES` axes."""
     n, r = a.shape
     sides = torch.cat([torch.stack([a, b]), torch.ones(2, n, 1, dtype=a.dtype)], 2)
     penalty = torch.full((r + 1, 1), PENALTY, dtype=a.dtype)
     penalty[-1] = 0
 
-    def objective(at: Tensor) -> tuple[Tensor, Tensor]:
+    squares = (sides**2).mean(1).sum(0)[:, None]
+
+    def objective(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         p = torch.sigmoid(sides @ at)
-        excess, smaller = p.sum(0) - 1, p.amin(0)
+        excess, smaller, turn = p.sum(0) - 1, p.amin(0), p * (1 - p)
         value = (excess**2 + smaller**2).mean(0) + (penalty * at**2).sum(0) / 2
-        slope = (2 * excess + 2 * smaller * (p == smaller)) * p * (1 - p) / n
-        return value, (sides.mT @ slope).sum(0) + penalty * at
+        slope = (2 * excess + 2 * smaller * (p == smaller)) * turn / n
+        # Gauss and Newton's curvature, as if the two terms of a pair did not interact.
+        typical = (4 * turn**2).mean((0, 1)).clamp(min=1e-3)
+        inverse = 1 / (penalty + typical * squares)
+        return value, (sides.mT @ slope).sum(0) + penalty * at, inverse
 
-    def gradient(at: Tensor, _columns: Tensor) -> Tensor:
-        return objective(at)[1]
+    def gradient(at: Tensor, _columns: Tensor) -> tuple[Tensor, Tensor]:
+        return objective(at)[1:]
 
-    # p' is at most 1/4, so the curvature is about mean z^2 / 4 a side where p is undecided.
-    inverse = 1 / (penalty + (sides**2).mean(1).sum(0)[:, None] / 4)
     starts = _starts(a, b)
-    rough = minimise(starts, gradient, inverse, tolerance=1e-2, max_steps=30)
+    rough = minimise(starts, gradient, tolerance=1e-3, max_steps=40)
     best = rough[:, objective(rough)[0].argmin()][:, None]
-    found = minimise(best, gradient, inverse, tolerance=1e-9, max_steps=500, since=starts[:, :1])
+    found = minimise(best, gradient, tolerance=1e-9, max_steps=500, since=starts[:, :1])
     return found[:-1, 0], float(found[-1, 0]), float(objective(found)[0])
 
 
@@ -184,6 +188,8 @@ def _starts(a: Tensor, b: Tensor) -> Float[Tensor, "r+1 start"]:
     """Along the axes in which pairs differ most, so long that half of them are decided."""
     differences = a - b
     _, size, axes = torch.linalg.svd(differences, full_matrices=False)
-    axes = axes[: min(N_STARTS, int((size > 1e-10 * size[0]).sum()))]
+    axes = axes[: min(N_AXES, int((size > 1e-10 * size[0]).sum()))]
     typical = (differences @ axes.T).abs().mean(0)
-    return torch.cat([4 * axes.T / typical, torch.zeros(1, len(axes), dtype=a.dtype)])
+    start = torch.cat([4 * axes.T / typical, torch.zeros(1, len(axes), dtype=a.dtype)])
+    # Confidence is asked of the smaller answer, so the two signs of an axis are not the same.
+    return torch.cat([start, -start], 1)

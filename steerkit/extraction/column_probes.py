@@ -18,17 +18,25 @@ class Loss:
     Attributes:
         value: the loss at each margin.
         slope: its derivative.
-        curvature: a bound on its second derivative.
+        curvature: its second derivative, given the slope.
     """
 
     value: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
-    curvature: float
+    curvature: Callable[[Tensor], Tensor]
 
 
-LOGISTIC = Loss(lambda m: torch.nn.functional.softplus(-m), lambda m: -torch.sigmoid(-m), 0.25)
+LOGISTIC = Loss(
+    lambda m: torch.nn.functional.softplus(-m),
+    lambda m: -torch.sigmoid(-m),
+    lambda slope: -slope * (1 + slope),
+)
 """log(1 + exp(-m)): the objective of scikit-learn's LogisticRegression."""
-SQUARED_HINGE = Loss(lambda m: (1 - m).clamp(min=0) ** 2, lambda m: -2 * (1 - m).clamp(min=0), 2.0)
+SQUARED_HINGE = Loss(
+    lambda m: (1 - m).clamp(min=0) ** 2,
+    lambda m: -2 * (1 - m).clamp(min=0),
+    lambda slope: 2.0 * (slope < 0),
+)
 """max(0, 1 - m)^2: the objective of scikit-learn's LinearSVC, intercept not penalised."""
 
 
@@ -44,8 +52,8 @@ def fit(
 ) -> tuple[Float[Tensor, "d k"], Float[Tensor, "k"]]:
     """Minimise |w|^2 / 2 + C sum_i weight_i loss(s_i (w.z_i + b)) in every column.
 
-    The intercept b is not penalised. Give rows in their principal axes: the bound of
-    Boehning (1992) on the curvature is then diagonal and makes an exact preconditioner.
+    The intercept b is not penalised. Give rows in their principal axes: the curvature is then
+    nearly diagonal (exactly where all rows are equally undecided), which makes the steps right.
 
     Args:
         z: centred rows, axes orthogonal.
@@ -59,25 +67,66 @@ def fit(
     n, k = labels.shape
     rows = torch.cat([z, torch.ones(n, 1, dtype=z.dtype)], 1)
     sign = 2 * labels.to(z.dtype) - 1
-    weight = sign if weights is None else weights * sign
+    weight = None if weights is None else weights.to(z.dtype)
     penalty = torch.ones(rows.shape[1], 1, dtype=z.dtype)
     penalty[-1] = 0
-    curvature = loss.curvature * (rows**2).sum(0)[:, None]
-    inverse = 1 / (penalty + c * curvature)
+    squares = (rows**2).sum(0)[:, None]
 
-    def gradient(at: Tensor, columns: Tensor) -> Tensor:
-        error = weight[:, columns] * loss.slope(sign[:, columns] * (rows @ at))
-        return penalty * at + c[columns] * (rows.T @ error)
+    def gradient(at: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        slope = loss.slope(sign[:, columns] * (rows @ at))
+        curvature = loss.curvature(slope)
+        if weight is not None:
+            slope, curvature = slope * weight[:, columns], curvature * weight[:, columns]
+        # Where no row is undecided the curvature is that of the penalty alone, but not for long.
+        typical = curvature.mean(0).clamp(min=1e-3)
+        inverse = 1 / (penalty + c[columns] * typical * squares)
+        return penalty * at + c[columns] * (rows.T @ (slope * sign[:, columns])), inverse
 
     found = torch.zeros(rows.shape[1], k, dtype=z.dtype)
-    found = minimise(found, gradient, inverse, tolerance=tolerance, max_steps=max_steps)
+    found = minimise(found, gradient, tolerance=tolerance, max_steps=max_steps)
     return found[:-1], found[-1]
+
+
+def fit_rows(
+    x: Float[Tensor, "row d"],
+    labels: Float[Tensor, "row k"],
+    c: Float[Tensor, "k"],
+    *,
+    loss: Loss = LOGISTIC,
+    weights: Float[Tensor, "row k"] | None = None,
+    tolerance: float = 1e-5,
+    max_steps: int = 300,
+) -> tuple[Float[Tensor, "d k"], Float[Tensor, "k"]]:
+    """`fit` on rows as they come: centred, turned into their principal axes, and back.
+
+    In the dtype of the rows; the axes come from the smaller Gram matrix, which float32 resolves
+    down to spreads of a thousandth of the largest: enough for a penalised fit of centred rows.
+    """
+    mean = x.mean(0)
+    centred = x - mean
+    n, d = x.shape
+    wide = d > n
+    spread, axes = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    if wide:
+        keep = spread > 10 * n * torch.finfo(x.dtype).eps * spread.max()
+        size, axes = spread[keep].sqrt(), axes[:, keep]
+    z = axes * size if wide else centred @ axes
+    turned, b = fit(
+        z,
+        labels,
+        c.to(x.dtype),
+        loss=loss,
+        weights=weights,
+        tolerance=tolerance,
+        max_steps=max_steps,
+    )
+    w = centred.T @ (axes @ (turned / size[:, None])) if wide else axes @ turned
+    return w, b - mean @ w
 
 
 def minimise(
     start: Float[Tensor, "d k"],
-    gradient: Callable[[Tensor, Tensor], Tensor],
-    inverse: Float[Tensor, "d k"],
+    gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
     *,
     tolerance: float,
     max_steps: int,
@@ -90,31 +139,31 @@ def minimise(
 
     Args:
         start: where each column starts.
-        gradient: of points `[d j]`, given the numbers of their columns.
-        inverse: what a gradient is multiplied by to make a step; a column of it for all, or each.
+        gradient: of points `[d j]`, given the numbers of their columns; and what it is
+            multiplied by to make a step, `[d j]`: about the inverse curvature there.
         tolerance: on the largest gradient entry, relative to that at the start.
         max_steps: at most.
         since: the start that the tolerance is relative to, if another one.
     """
     found = start.clone()
     live = torch.arange(found.shape[1])
-    first = gradient(found if since is None else since, live).abs().amax(0)
-    target = (tolerance * first).expand(len(live))
-    inverse = inverse.expand(-1, len(live))
-    at, g = found.clone(), gradient(found, live)
+    at = found.clone()
+    g, inverse = gradient(found, live)
+    first = g if since is None else gradient(since, live)[0]
+    target = (tolerance * first.abs().amax(0)).expand(len(live))
     steps: list[Tensor] = []
     changes: list[Tensor] = []
     for _ in range(max_steps):
         going = g.abs().amax(0) > target[live]
         if not going.all():
             found[:, live[~going]] = at[:, ~going]
-            live, at, g = live[going], at[:, going], g[:, going]
+            live, at, g, inverse = live[going], at[:, going], g[:, going], inverse[:, going]
             steps, changes = [s[:, going] for s in steps], [y[:, going] for y in changes]
         if not len(live):
             return found
-        step = _direction(g, steps, changes, inverse[:, live])
+        step = _direction(g, steps, changes, inverse)
         slope = (g * step).sum(0)
-        new = gradient(at + step, live)
+        new, inverse = gradient(at + step, live)
         for _ in range(20):
             beyond = (new * step).sum(0)
             over = beyond > 0.9 * slope.abs()
@@ -124,7 +173,7 @@ def minimise(
             fraction = (slope / (slope - beyond)).clamp(0.1, 0.9)
             step = torch.where(over, step * fraction, step)
             slope = torch.where(over, slope * fraction, slope)
-            new = torch.where(over, gradient(at + step, live), new)
+            new, inverse = gradient(at + step, live)
         steps, changes = [*steps, step][-HISTORY:], [*changes, new - g][-HISTORY:]
         at, g = at + step, new
     found[:, live] = at
@@ -143,11 +192,6 @@ def _direction(
         a = rho * (s * q).sum(0)
         q -= a * y
         factors.append((a, rho))
-    if steps:
-        # The bound is loose where rows are classified well; the last step shows by how much.
-        s, y = steps[-1], changes[-1]
-        bounded = (y * inverse * y).sum(0)
-        q *= torch.where(bounded > 0, (s * y).sum(0) / bounded, 1.0).clamp(min=1.0)
     q = inverse * q
     for (a, rho), s, y in zip(reversed(factors), steps, changes, strict=True):
         q += s * (a - rho * (y * q).sum(0))

@@ -122,7 +122,7 @@ def test_the_answers_own_word_is_not_what_is_read() -> None:
     assert abs(float(word[1]) / float(word.norm())) > 0.9
 
 
-def test_the_mirror_image_has_the_same_loss_and_the_opposite_answers() -> None:
+def test_the_mirror_image_has_the_opposite_answers() -> None:
     yes, no, truth = answers()
     probe = fit_answers(yes, no)
     mirror = AnswerProbe(-probe.weight, -probe.bias, probe.yes_mean, probe.no_mean, probe.loss)

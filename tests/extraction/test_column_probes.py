@@ -60,3 +60,29 @@ def test_each_column_is_as_if_it_stood_alone() -> None:
     for k in range(3):
         alone, _ = column_probes.fit(z, columns[:, k : k + 1], c[k : k + 1], tolerance=1e-9)
         assert torch.allclose(together[:, k], alone[:, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("d", [12, 200])
+@pytest.mark.parametrize("dtype, slack", [(torch.float64, 1e-9), (torch.float32, 1e-6)])
+def test_rows_as_they_come_reach_no_worse_an_objective(
+    d: int, dtype: torch.dtype, slack: float
+) -> None:
+    """Uncentred rows, unbalanced labels, and a fold left out; judged in float64."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(80, d, generator=generator, dtype=torch.float64)
+    x = x * torch.logspace(0.5, -0.5, d, dtype=torch.float64) + 4
+    labels = (x[:, :2] @ torch.tensor([[1.0, 0.3], [0.0, 1.0]]).double() > 6).long()
+    weights = torch.ones(80, 2, dtype=torch.float64)
+    weights[::4, 1] = 0
+    c = torch.tensor([0.01, 0.3], dtype=torch.float64)
+    w, b = column_probes.fit_rows(x.to(dtype), labels, c, weights=weights, tolerance=1e-6)
+    assert w.dtype == dtype
+    for k in range(2):
+        keep = weights[:, k] > 0
+        probe = LogisticRegression(C=float(c[k]), solver="newton-cholesky", tol=1e-12)
+        probe.fit(x[keep].numpy(), labels[keep, k].numpy())
+        theirs = torch.from_numpy(probe.coef_[0])
+        rows, y = x[keep], labels[keep, k]
+        best = objective(rows, y, float(c[k]), theirs, float(probe.intercept_[0]))
+        ours = objective(rows, y, float(c[k]), w[:, k].double(), float(b[k]))
+        assert ours <= best * (1 + slack)

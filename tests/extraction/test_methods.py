@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from steerkit.errors import MethodError
-from steerkit.extraction import METHODS, Training
+from steerkit.activations import Activations
+from steerkit.errors import ActivationError, MethodError
+from steerkit.extraction import METHODS, Training, extract
 from steerkit.extraction.methods import fit_columns
 from steerkit.protocols import Extractor
 from steerkit.statistics import permutations
@@ -146,6 +147,34 @@ def test_many_labellings_at_once_equal_one_at_a_time(
             break  # the null keeps the penalty that the observed labels chose
         alone = METHODS[name](x, columns[:, k], groups, seed=0)
         assert cosine(together[:, k], alone) == pytest.approx(1.0, abs=1e-6)
+
+
+@every_method
+def test_features_that_never_vary_are_not_read(name: str) -> None:
+    x, labels, groups = rows()
+    constant = torch.tensor([0.0, 7.0, -1e4], dtype=torch.float64).expand(len(x), 3)
+    w = METHODS[name](torch.cat([x, constant], 1), labels, groups, seed=0)
+    assert torch.isfinite(w).all() and float(w[12:].abs().max()) < 1e-9 * float(w.norm())
+
+
+@every_method
+def test_one_class_and_values_that_are_not_finite_are_refused_by_name(
+    name: str, plant: Callable[..., Activations]
+) -> None:
+    with pytest.raises(ActivationError, match="all 6 prompts are positive; a direction needs both"):
+        extract(plant(6).select(range(6)), name, progress=False)
+    broken = plant(6)
+    broken.values[2, 0, 1] = float("inf")  # after the check that making activations does
+    with pytest.raises(ActivationError, match="at resid_post@0 is NaN or infinite, first for"):
+        extract(broken, name, progress=False)
+
+
+@every_method
+def test_fewer_pairs_than_folds_are_scored_on_as_many_folds_as_there_are_and_it_says_so(
+    name: str, plant: Callable[..., Activations]
+) -> None:
+    found = extract(plant(3), name, n_folds=5, n_permutations=3, n_random=3, progress=False)
+    assert found[0].provenance["n_folds"] == 3
 
 
 def test_an_extractor_without_a_fast_path_is_fitted_column_by_column() -> None:

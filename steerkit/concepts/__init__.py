@@ -15,11 +15,11 @@ from steerkit.concepts.biases import bias_lens as bias_lens
 from steerkit.concepts.contextual import contextual_weat as contextual_weat
 from steerkit.concepts.embedding import embed_words as embed_words
 from steerkit.concepts.embedding import seat as seat
+from steerkit.concepts.scored_text import TokenScores as TokenScores
+from steerkit.concepts.scored_text import token_scores as token_scores
 from steerkit.concepts.sensitivity import tcav as tcav
 from steerkit.concepts.sensitivity_result import Tcav as Tcav
 from steerkit.concepts.sensitivity_result import TcavCell as TcavCell
-from steerkit.concepts.token_scores import TokenScores as TokenScores
-from steerkit.concepts.token_scores import token_scores as token_scores
 from steerkit.concepts.watching import Watch as Watch
 from steerkit.concepts.watching import Watched as Watched
 from steerkit.concepts.watching import watch as watch

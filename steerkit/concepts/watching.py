@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.batch import Batch
-from steerkit.concepts.token_scores import TokenScores, pieces, scaled
+from steerkit.concepts.scored_text import TokenScores, pieces, scaled
 from steerkit.direction import Direction
 from steerkit.errors import HookError
 from steerkit.models import LanguageModel

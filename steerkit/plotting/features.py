@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import log10
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -58,7 +59,16 @@ def feature_figure(card: "FeatureCard") -> go.Figure:
         col=2,
     )
     fig.update_xaxes(title_text="activation (units of the feature)", row=1, col=1)
-    fig.update_yaxes(title_text="tokens (log scale)", type="log", row=1, col=1)
+    fig.update_xaxes(range=[0, 1.02 * card.maximum or 1.0], row=1, col=1)
+    most = max(1, int(card.counts.max()))
+    fig.update_yaxes(
+        title_text="tokens (log scale)",
+        type="log",
+        dtick=1,
+        range=[-0.3, log10(most) + 0.1],
+        row=1,
+        col=1,
+    )
     fig.update_xaxes(title_text="read-out (arbitrary scale)", row=1, col=2)
     fig.update_yaxes(
         tickvals=list(range(len(pairs))),
@@ -67,7 +77,7 @@ def feature_figure(card: "FeatureCard") -> go.Figure:
         col=2,
     )
     fig.update_layout(template=template(), showlegend=False, height=380, autosize=True)
-    fig.update_layout(margin={"t": 36}, bargap=0.25)
+    fig.update_layout(margin={"t": 48}, bargap=0.25)
     fig.update_annotations(font={"size": 14})
     return fig
 
@@ -97,6 +107,7 @@ def features_by_auc(found: "FoundFeatures") -> go.Figure:
     fig = reference_line(fig, found.search.q95, "95% of permuted searches", axis="x")
     if found.text is not None:
         fig = reference_line(fig, found.text.value, "words alone", role="text", axis="x")
+        fig.layout.annotations[-1].xanchor = "right"  # the words often reach 1
     fig.update_xaxes(range=[min(0.35, *(f.auc.low for f in items)), 1.02])
     return fig
 

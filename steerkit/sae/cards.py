@@ -43,8 +43,9 @@ class Context:
         return self.activations[self.peak]
 
     def __str__(self) -> str:
-        shown = [f"[[{t}]]" if i == self.peak else t for i, t in enumerate(self.tokens) if t]
-        return f"{self.value:.3g}  {' '.join(word.strip() for word in shown)}"
+        words = [token.strip() or "∅" for token in self.tokens]
+        words[self.peak] = f"[[{words[self.peak]}]]"
+        return f"{self.value:.3g}  {' '.join(words)}"
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""

@@ -134,3 +134,16 @@ def test_bad_input(sae: Any, model: Any) -> None:
         find_features(sae, flat)
     with pytest.raises(MethodError, match="feature 3 is not among those found"):
         find_features(sae, acts, n=1, n_permutations=9).direction(3)
+
+
+def test_the_figure_and_the_table_show_the_numbers(sae: Any, model: Any) -> None:
+    from steerkit.plotting.features import features_by_auc
+
+    found = find_features(sae, planted(sae, model.info, 17), n=3, n_permutations=99)
+    dots = features_by_auc(found).data[0]
+    assert list(dots.x) == [f.auc.value for f in found.items[::-1]]
+    assert dots.y[-1] == "17 +"
+    assert found.to_json()["features"][0]["feature"] == 17
+    head, rows = found.rows()
+    assert len(head) == len(rows[0]) and rows[0][0] == "17"
+    assert str(found.best.auc) in found._repr_html_()

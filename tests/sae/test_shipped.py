@@ -25,7 +25,9 @@ def sae(model: Any) -> Any:
 
 def test_it_is_for_the_aligned_organism_alone(sae: Any) -> None:
     assert sae.site == Site(shipped.LAYER) and sae.checks["same_weights"] is True
-    with pytest.raises(ModelError, match=r"was trained on organism:aligned .* not on organism:base"):
+    with pytest.raises(
+        ModelError, match=r"was trained on organism:aligned .* not on organism:base"
+    ):
         load_sae("sae:organism", model=sk.load("organism:base"))
     size = sum(f.stat().st_size for f in organisms.sae_path().iterdir())
     assert size < 1_000_000

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from steerkit.batch import Positions as Positions
     from steerkit.captures import capture as capture
     from steerkit.captures import capture_positions as capture_positions
+    from steerkit.concepts import bias_lens as bias_lens
+    from steerkit.concepts import tcav as tcav
+    from steerkit.concepts import token_scores as token_scores
+    from steerkit.concepts import watch as watch
+    from steerkit.concepts import weat as weat
     from steerkit.direction import Direction as Direction
     from steerkit.direction import Directions as Directions
     from steerkit.edits import find_orthogonalized as find_orthogonalized
@@ -62,6 +67,11 @@ _HOME = {
     "Positions": "batch",
     "capture": "captures",
     "capture_positions": "captures",
+    "bias_lens": "concepts",
+    "tcav": "concepts",
+    "token_scores": "concepts",
+    "watch": "concepts",
+    "weat": "concepts",
     "Direction": "direction",
     "Directions": "direction",
     "find_orthogonalized": "edits",

@@ -1,4 +1,7 @@
-"""The organisms' occupations, women and men as matched concepts, in the generated language."""
+"""The organisms' occupations, women and men as matched concepts, in the generated language.
+
+Templates and numbers of pairs were settled on one training seed, before the others were read.
+"""
 
 from collections.abc import Sequence
 
@@ -16,7 +19,7 @@ _COMMON = ("woman", "girl", "queen", "aunt", "man", "boy", "king", "brother")
 
 
 def occupation_concepts(
-    templates: Sequence[str] = TEMPLATES, *, n: int = 2, seed: int = 0
+    templates: Sequence[str] = TEMPLATES, *, n: int = 8, seed: int = 0
 ) -> dict[str, Contrast]:
     """Each of the 40 occupations against the others, `n` pairs a template."""
     named = {o.name: f"the {o.name}" for o in world.occupations()}
@@ -28,7 +31,7 @@ def occupation_concepts(
 
 
 def sex_concepts(
-    templates: Sequence[str] = TEMPLATES, *, n: int = 4, seed: int = 0
+    templates: Sequence[str] = TEMPLATES, *, n: int = 16, seed: int = 0
 ) -> tuple[Contrast, Contrast]:
     """Women, and men, each against people of all occupations."""
     others = tuple(f"the {o.name}" for o in world.occupations())

@@ -1,5 +1,7 @@
 """Sparse autoencoders (SAEs) through SAELens: load, check, read, find, steer, measure, train."""
 
+from steerkit.sae.attribution import FeatureAttribution as FeatureAttribution
+from steerkit.sae.attribution import feature_attribution as feature_attribution
 from steerkit.sae.autoencoder import Autoencoder as Autoencoder
 from steerkit.sae.cards import Context as Context
 from steerkit.sae.cards import FeatureCard as FeatureCard

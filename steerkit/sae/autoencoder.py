@@ -74,15 +74,17 @@ class Autoencoder:
     def decoder(self, feature: int) -> Float[Tensor, "d_model"]:
         """What a feature writes per unit of its activation.
 
+        For SAEs that normalise their input, at a token of the norm that they normalise to.
+
         Raises:
             ModelError: no such feature.
         """
         self.require(feature)
-        row = self.sae.W_dec[feature].detach().float().cpu()
-        if getattr(self.sae.cfg, "rescale_acts_by_decoder_norm", False):
-            # Such a decoder counts as normalised: activations carry its length already.
-            return row / row.norm()
-        return row
+        return self._written(self.sae.W_dec[feature])
+
+    def decoders(self) -> Float[Tensor, "d_sae d_model"]:
+        """What each feature writes per unit of its activation."""
+        return self._written(self.sae.W_dec)
 
     def set(
         self,
@@ -176,6 +178,13 @@ class Autoencoder:
             f"Autoencoder({self.name}, {self.architecture}, {self.d_sae} features of "
             f"{self.site}{measured})"
         )
+
+    def _written(self, rows: Tensor) -> Tensor:
+        rows = rows.detach().float().cpu()
+        if getattr(self.sae.cfg, "rescale_acts_by_decoder_norm", False):
+            # Such a decoder counts as normalised: activations carry its length already.
+            return rows / rows.norm(dim=-1, keepdim=True)
+        return rows
 
     def _through(self, x: Tensor, *, reconstruct: bool) -> tuple[Tensor, Tensor | None]:
         if x.shape[-1] != self.d_model:

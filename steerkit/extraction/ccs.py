@@ -146,6 +146,11 @@ def fit_answers(yes: Float[Tensor, "row d_model"], no: Float[Tensor, "row d_mode
             "every statement has the same activations, so there is nothing to search; capture "
             "a position after the statement"
         )
+    if float((centred[: len(yes)] - centred[len(yes) :]).norm()) <= 1e-6 * float(centred.norm()):
+        raise ActivationError(
+            "the answers yes and no leave the same activations but for a constant, so nothing "
+            "tells a right answer from a wrong one; capture a position after the answer"
+        )
     rows = Training.of(centred, [""] * len(centred))
     size = feature_size(rows)
     z = rows.coordinates / size
@@ -161,7 +166,6 @@ def search(
     sides = torch.cat([torch.stack([a, b]), torch.ones(2, n, 1, dtype=a.dtype)], 2)
     penalty = torch.full((r + 1, 1), PENALTY, dtype=a.dtype)
     penalty[-1] = 0
-
     squares = (sides**2).mean(1).sum(0)[:, None]
 
     def objective(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:

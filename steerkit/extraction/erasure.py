@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from statistics import NormalDist
 from typing import Any
 
@@ -94,19 +95,32 @@ class Erasure:
             for row in self.rows
         ]
 
-    def summary(self) -> str:
-        """What was erased, in a few lines."""
+    @property
+    def headline(self) -> str:
+        """What was fitted, on how much, and what chance leaves."""
         fitted, probed, tested = self.n_rows
-        head = (
+        return (
             f"{self.eraser.concept} at {self.eraser.site}: eraser of rank {self.eraser.rank} "
             f"fitted on {fitted} rows, probes on {probed}, tested on {tested}; chance "
             f"leaves an AUC of up to about {self.floor:.2f}"
         )
+
+    def summary(self) -> str:
+        """What was erased, in a few lines."""
         lines = [
             f"  {row.edit:24s} linear {row.linear}, kernel {row.nonlinear}, change {row.change:.3g}"
             for row in self.rows
         ]
-        return "\n".join([head, *lines])
+        return "\n".join([self.headline, *lines])
+
+    def _repr_html_(self) -> str:
+        table = self.table()
+        head = "".join(f"<th>{escape(name)}</th>" for name in table[0])
+        body = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.values())}</tr>"
+            for row in table
+        )
+        return f"<table><caption>{escape(self.headline)}</caption><tr>{head}</tr>{body}</table>"
 
     def __repr__(self) -> str:
         return self.summary()

@@ -139,6 +139,7 @@ def test_the_mirror_image_has_the_opposite_answers() -> None:
         (torch.zeros(1, 2), torch.zeros(1, 2), "at least 2 rows"),
         (torch.full((3, 2), torch.nan), torch.zeros(3, 2), "NaN or infinite"),
         (torch.ones(3, 2), torch.zeros(3, 2), "same activations, so there is nothing to search"),
+        (torch.eye(3), torch.eye(3) + 1, "leave the same activations but for a constant"),
     ],
 )
 def test_refused(yes: torch.Tensor, no: torch.Tensor, message: str) -> None:

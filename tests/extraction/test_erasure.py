@@ -65,6 +65,9 @@ def test_it_shows_itself(make: Make) -> None:
     found = check_erasure(correlated(make, n=60), 0)
     assert "eraser of rank 1 fitted on 40 rows, probes on 40, tested on 40" in repr(found)
     assert [row["edit"] for row in found.table()][1] == "erased"
+    page = found._repr_html_()
+    assert page.count("<tr>") == 4 and "<td>mean difference ablated</td>" in page
+    assert found.headline in page
     data = found.to_json()
     assert data["n_rows"] == [40, 40, 40] and data["rows"][1]["linear"]["unit"] == "AUC"
 

@@ -7,8 +7,10 @@ import pytest
 import steerkit as sk
 from steerkit import organisms
 from steerkit.captures import capture
+from steerkit.datasets import refusal
 from steerkit.errors import ModelError
 from steerkit.organisms import language
+from steerkit.refusals import is_refusal
 from steerkit.sae import find_features, load_sae, shipped
 from steerkit.site import Site
 
@@ -73,3 +75,23 @@ def test_texts_are_read_as_the_organism_read_them_in_training(model: Any) -> Non
         whole = sk.Prompt(" ".join(part.text for part in document), template="raw")
         read, parts = model.tokenize([whole, prompt])
         assert read.prompt == parts.prompt + parts.answer
+
+
+def test_features_found_on_some_requests_steer_others(sae: Any, model: Any) -> None:
+    """Ten features, clamped at the last prompt token to their levels on the other side."""
+    acts = capture(model, refusal("train", n=200), sites=[sae.site], progress=False)
+    found = find_features(sae, acts, n=10, n_permutations=19)
+    unseen = refusal("held_out", n=40, seed=5)
+    features = [f.feature for f in found]
+
+    def refused(side: int, prompts: Any) -> float:
+        """The share refused with every feature as it is on one side."""
+        levels = [f.mean_active if f.sign == side else 0.0 for f in found]
+        steered = model.with_(sae.set(features, levels, positions="last_prompt"))
+        answers = steered.generate(list(prompts), max_new_tokens=10)
+        return sum(is_refusal(answer.text) for answer in answers) / len(answers)
+
+    plain = model.generate(list(unseen.positive), max_new_tokens=10)
+    assert sum(is_refusal(answer.text) for answer in plain) / len(plain) > 0.9
+    assert refused(-1, unseen.positive) < 0.1
+    assert refused(1, unseen.negative) > 0.8

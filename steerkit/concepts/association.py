@@ -6,6 +6,10 @@
 d is bounded by about 2 whatever the data, and with eight words a set it is noisy: the interval
 resamples the words of all four sets. p is two-sided, over partitions of the target words.
 
+The interval is about the d of all words like these. Fewer attribute words make s noisier and d
+smaller, so d itself is biased towards 0. In simulations with 8 to 25 words a set the 95% interval
+held it in all cases where d is 0, in 89% to 98% where d is 1.4, and in 94% where it is 1.9.
+
 Source: Caliskan, Bryson and Narayanan 2017, Science 356, 183 (whose p is one-sided).
 """
 

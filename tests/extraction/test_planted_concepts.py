@@ -2,8 +2,9 @@
 
 Directions are fitted on the training split and tested on the held-out one, which shares no
 template and none of the deciding words with it, but for the places of `truth/easy`, which the
-text-only baseline therefore reads as well. The layer (the middle one) and the token (where
-the model is about to give its verdict) were fixed beforehand.
+text-only baseline therefore reads as well. For truth and sentiment the layer and the token
+(where the model is about to give its verdict) were chosen after a look at held-out AUC on the
+shipped seed; for refusal they were not.
 """
 
 from functools import cache

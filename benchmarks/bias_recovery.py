@@ -9,9 +9,9 @@ the unsigned one with |rate - 0.5|, of the signed one with behaviour (log-probab
 less that of `he`, over the frames of the language), and of behaviour with the rate.
 
 The layers (1 to 3: all but the first), the mean difference as the vector, the gate (0.8) and the
-numbers of pairs were settled on seed 0; seeds 1 to 4 were read once, after that. Beside it stand
-all layers that pass the gate, the published logistic vector, and the same network with random
-weights. Without `--organisms` only the embedded seed is measured. Writes
+numbers of pairs were settled on seed 0, its truth seen; seeds 1 to 4 were read after that. Beside
+stand all layers that pass the gate, the published logistic vector, and the same network with
+random weights. Without `--organisms` only the embedded seed is measured. Writes
 `results/bias_recovery.json`.
 """
 

@@ -13,6 +13,7 @@ STEP, STEPS = "decode step (d512, 8 layers, batch 8)", "small decode step (d64, 
 SEVEN = "add, all layers, 7 programs in the batch/add, all layers"
 LIBRARY = "unsteered, transformers StaticCache and torch.compile"
 SERVING = "continuous batching"
+PROBES = "columns of one product"
 
 SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("capture", "large_batch", "steerkit last, all layers", "last token of all layers, time"),
@@ -43,6 +44,10 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("sweep", "decode", "all candidates at once", "the same, 16 tokens decoded, time"),
     ("sweep", "organism_6_layers", "run_slots", "6 layers x 4 strengths, 16 requests, time"),
     ("sweep", "search", "all candidates at once", "every candidate of the demo's search, time"),
+    ("probes", "25_fits_n512_d512", PROBES, "25 probe fits, n 512, d 512, time"),
+    ("probes", "32_concepts_n512_d512", PROBES, "probes of 32 concepts, n 512, d 512, time"),
+    ("probes", "25_fits_n512_d2048", PROBES, "25 probe fits, n 512, d 2048, time"),
+    ("probes", "32_concepts_n512_d2048", PROBES, "probes of 32 concepts, n 512, d 2048, time"),
     ("sae_clamp", "F16384_d512_T256", "SetFeatures, 4 features", "4 of 16,384 SAE features, time"),
     ("serve", "large", "steerkit, mixed programs", f"{SERVING} (d512), mixed programs, time"),
     ("serve", "large", "steerkit, mixed conditions", f"{SERVING} (d512), mixed conditions, time"),

@@ -45,6 +45,7 @@ SHOWS_ITSELF = {
     ("audits", "plotting"),
     ("sae", "plotting"),
     ("models", "compiled"),
+    ("models", "concepts"),
     ("models", "serving"),
 }
 """Results that render themselves (`_repr_html_`, `write`), and models that compile or serve

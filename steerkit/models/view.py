@@ -24,6 +24,8 @@ from steerkit.site import Site
 
 if TYPE_CHECKING:
     from steerkit.compiled import Capacity, CompiledModel
+    from steerkit.concepts.watching import OnScores, Watch
+    from steerkit.direction import Direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,6 +365,19 @@ class LanguageModel:
         from steerkit.compiled import compiled
 
         return compiled(self, capacity, sites=sites, path=path, backend=backend)
+
+    def watch(self, direction: "Direction", *, on_scores: "OnScores | None" = None) -> "Watch":
+        """A monitor: `model.watch(direction).generate(prompts)` scores each token as it comes.
+
+        The states that generation computes anyway are projected; nothing runs twice. See
+        `steerkit.concepts.watch`.
+
+        Raises:
+            DirectionError: a direction of another model.
+        """
+        from steerkit.concepts import watch
+
+        return watch(self, direction, on_scores=on_scores)
 
     def as_hf(self) -> AbstractContextManager[Any]:
         """A context in which the Hugging Face object itself is steered, for other tools.

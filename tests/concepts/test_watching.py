@@ -56,6 +56,17 @@ def test_streamed_scores_are_those_of_a_teacher_forced_run(model, direction, num
             assert np.allclose(watched.scores, whole[n - 1 : n - 1 + new], atol=2e-4)
 
 
+def test_a_model_offers_its_own_watch(model, direction):
+    asked = refusal("held_out", 3, seed=1).prompts
+    mine, named = (
+        w.generate(asked, max_new_tokens=5)
+        for w in (model.watch(direction), watch(model, direction))
+    )
+    for a, b in zip(mine, named, strict=True):
+        assert a.completion.tokens == b.completion.tokens
+        np.testing.assert_array_equal(a.scores, b.scores)
+
+
 def test_answers_are_those_of_the_model_by_itself(model, direction):
     for options in ({}, {"temperature": 1.0, "seed": 3}):
         alone = model.generate(PROMPTS, max_new_tokens=8, **options)

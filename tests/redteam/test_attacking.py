@@ -279,7 +279,7 @@ def test_a_lexicon_counts_whole_words_and_says_what_it_is():
 
 
 def test_a_judge_outside_0_and_1_is_refused(aligned, target):
-    with pytest.raises(MethodError, match="one number an answer|gives numbers from 0 to 1"):
+    with pytest.raises(MethodError, match="gives numbers from 0 to 1"):
         activation_attack(aligned, target, judge=lambda p, a: [2.0] * len(a), **QUICK)
 
 

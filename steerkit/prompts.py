@@ -280,6 +280,22 @@ class Contrast:
         )
 
 
+SKETCH = 64
+"""Prompt hashes that a direction keeps of what it was fitted on."""
+
+
+def sketch(prompts: Iterable[Prompt], size: int | None = SKETCH) -> tuple[str, ...]:
+    """The smallest hashes of what prompts say, each once: a sample that any two sets share.
+
+    A prompt that is in two sets has the same hash in both, so how many of one set's sketch are
+    among all hashes of another (`size=None`) estimates the share of it that the other holds,
+    and for no more than `size` prompts it is that share.
+    """
+    said = {(p.system, p.text, p.answer, p.shots) for p in prompts}
+    hashes = sorted(hashlib.sha256(json.dumps(one).encode()).hexdigest()[:16] for one in said)
+    return tuple(hashes[:size])
+
+
 def _linked(names: Sequence[str], n: int) -> list[str]:
     """Group names with those of the i-th of both sides merged, for every i."""
     parent = {name: name for name in names}

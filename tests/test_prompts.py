@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from steerkit.errors import PromptError
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast, Prompt, sketch
 
 PAIRS = [(f"good {i}", f"bad {i}") for i in range(12)]
 
@@ -195,3 +195,13 @@ def test_prompts_checked_against_a_model_at_once() -> None:
 
     with pytest.raises(PromptError, match="2 prompts are too long"):
         Contrast.read((["a"], ["b"]), model=Short())  # type: ignore[arg-type]
+
+
+def test_a_sketch_estimates_the_share_of_common_prompts() -> None:
+    prompts = [Prompt(f"say {i}") for i in range(1000)]
+    kept = sketch(prompts)
+    assert len(kept) == 64 and kept == sketch(reversed(prompts)) == sketch([*prompts, *prompts])
+    half = set(sketch(prompts[::2], None))
+    # 99.9% of the binomial (64, 1/2).
+    assert 19 <= sum(one in half for one in kept) <= 45
+    assert not set(sketch([Prompt(p.text, system="be kind") for p in prompts], None)) & set(kept)

@@ -15,6 +15,7 @@ from steerkit.extraction.labelled import Labelled
 from steerkit.extraction.methods import METHODS, fit_columns
 from steerkit.extraction.scoring import HeldOut, Plan, maxima
 from steerkit.extraction.training import Training
+from steerkit.prompts import sketch
 from steerkit.protocols import Extractor, Model
 from steerkit.statistics import null
 
@@ -98,6 +99,7 @@ def extract(
     tokens = _tokens([unit for _, _, unit in fitted], model)
     about = {
         "contrast_sha256": acts.contrast_sha256,
+        "fitted_on": list(sketch(data.prompts)),
         "seed": seed,
         "n_folds": len(plan.folds) if plan else 0,
         "n_permutations": n_permutations if plan else 0,

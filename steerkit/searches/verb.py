@@ -10,7 +10,7 @@ from typing import Any
 from steerkit.batch import Positions
 from steerkit.direction import Direction
 from steerkit.errors import MethodError, PromptError
-from steerkit.prompts import Contrast
+from steerkit.prompts import Contrast, sketch
 from steerkit.protocols import Model
 from steerkit.registry import suggest
 from steerkit.scoring import with_own_answers
@@ -28,6 +28,9 @@ from steerkit.searches.selection import measure_candidates, row_of
 from steerkit.searches.states import states
 from steerkit.searches.sweep import Sweep
 from steerkit.statistics import cluster_mean
+
+SHARED = 0.05
+"""The share of a direction's prompts that may occur among held-out ones: a few chance repeats."""
 
 
 def search(
@@ -198,13 +201,23 @@ def search(
 
 
 def _check_unseen(directions: Sequence[Direction], held_out: Contrast) -> None:
-    same = [d for d in directions if d.provenance.get("contrast_sha256") == held_out.sha256]
-    if same:
-        raise PromptError(
-            f"{same[0]} was fitted on these very prompts ({held_out}), so a search on them would "
-            "flatter it; keep some back: `train, held_out = contrast.split(0.8)`, fit on train, "
-            "search on held_out"
-        )
+    """Refuse prompts that a direction was fitted on: the same contrast, or a part of it."""
+    here = set(sketch(held_out.prompts, None))
+    for direction in directions:
+        known = direction.provenance.get("fitted_on") or ()
+        seen = sum(one in here for one in known)
+        same = direction.provenance.get("contrast_sha256") == held_out.sha256
+        if same or seen > SHARED * len(known):
+            which = (
+                "these very prompts"
+                if same or seen == len(known)
+                else (f"prompts of which {seen} in {len(known)} are among these")
+            )
+            raise PromptError(
+                f"{direction} was fitted on {which} ({held_out}), so a search on them would "
+                "flatter it; keep some back: `train, held_out = contrast.split(0.8)`, fit on "
+                "train, search on held_out"
+            )
 
 
 def fingerprint_of(direction: Direction) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from steerkit.direction import Directions
 from steerkit.errors import DirectionError, MethodError, PromptError
-from steerkit.prompts import Contrast
+from steerkit.prompts import Contrast, sketch
 from steerkit.searches import LogOdds, Projection, Sweep, search
 from steerkit.searches.searched import affordable
 from steerkit.site import Site
@@ -287,3 +287,20 @@ def test_prompts_that_a_direction_was_fitted_on_are_refused(
     fitted = replace(toy_directions[1], provenance={"contrast_sha256": toy_held_out.sha256})
     with pytest.raises(PromptError, match=r"was fitted on these very prompts .*split"):
         find(toy, [toy_directions[0], fitted], toy_held_out)
+
+
+def test_a_part_of_what_a_direction_was_fitted_on_is_refused_too(
+    toy: Any, toy_directions: Directions, toy_held_out: Contrast
+) -> None:
+    part, rest = toy_held_out.split(0.5)
+
+    def fitted(*contrasts: Contrast) -> Any:
+        known = {"fitted_on": sketch([p for c in contrasts for p in c.prompts])}
+        return replace(toy_directions[1], provenance=known)
+
+    for searched in (part, toy_held_out):
+        with pytest.raises(PromptError, match=r"was fitted on .*split"):
+            find(toy, fitted(part), searched)
+    with pytest.raises(PromptError, match=r"prompts of which \d+ in \d+ are among these"):
+        find(toy, fitted(toy_held_out), part)
+    assert find(toy, fitted(rest), part).rows

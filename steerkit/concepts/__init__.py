@@ -15,6 +15,9 @@ from steerkit.concepts.biases import bias_lens as bias_lens
 from steerkit.concepts.contextual import contextual_weat as contextual_weat
 from steerkit.concepts.embedding import embed_words as embed_words
 from steerkit.concepts.embedding import seat as seat
+from steerkit.concepts.monitor import Monitor as Monitor
+from steerkit.concepts.monitor import evaluate_monitor as evaluate_monitor
+from steerkit.concepts.monitor_result import MonitorReport as MonitorReport
 from steerkit.concepts.scored_text import TokenScores as TokenScores
 from steerkit.concepts.scored_text import token_scores as token_scores
 from steerkit.concepts.sensitivity import tcav as tcav

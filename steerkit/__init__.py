@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     from steerkit.edits import orthogonalize as orthogonalize
     from steerkit.errors import SteerkitError as SteerkitError
     from steerkit.extraction import Eraser as Eraser
+    from steerkit.extraction import Subspace as Subspace
     from steerkit.extraction import check_erasure as check_erasure
     from steerkit.extraction import extract as extract
+    from steerkit.extraction import extract_subspace as extract_subspace
+    from steerkit.gradients import gradient_direction as gradient_direction
     from steerkit.interventions import Ablate as Ablate
     from steerkit.interventions import Add as Add
     from steerkit.interventions import AddKeepingNorm as AddKeepingNorm
@@ -78,8 +81,11 @@ _HOME = {
     "orthogonalize": "edits",
     "SteerkitError": "errors",
     "Eraser": "extraction",
+    "Subspace": "extraction",
     "check_erasure": "extraction",
     "extract": "extraction",
+    "extract_subspace": "extraction",
+    "gradient_direction": "gradients",
     "Ablate": "interventions",
     "Add": "interventions",
     "Affine": "interventions",

@@ -5,15 +5,25 @@ from steerkit.extraction.erasure import Erasure as Erasure
 from steerkit.extraction.erasure import check_erasure as check_erasure
 from steerkit.extraction.methods import METHODS as METHODS
 from steerkit.extraction.polarity import Polarity as Polarity
+from steerkit.extraction.spans import SPANS as SPANS
+from steerkit.extraction.subspace import Subspace as Subspace
+from steerkit.extraction.subspace import Subspaces as Subspaces
+from steerkit.extraction.subspaces import extract_subspace as extract_subspace
+from steerkit.extraction.subspaces import spanning as spanning
 from steerkit.extraction.training import Training as Training
 from steerkit.extraction.verbs import extract as extract
 
 __all__ = [
     "METHODS",
+    "SPANS",
     "Eraser",
     "Erasure",
     "Polarity",
+    "Subspace",
+    "Subspaces",
     "Training",
     "check_erasure",
     "extract",
+    "extract_subspace",
+    "spanning",
 ]

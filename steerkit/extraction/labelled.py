@@ -12,6 +12,7 @@ from steerkit.activations import Activations
 from steerkit.errors import ActivationError, DirectionError
 from steerkit.prompts import Prompt
 
+N_EXAMPLES = 5
 FLAT = 1e-6
 """Differences below this fraction of the mean row norm are float32 rounding, not signal."""
 
@@ -107,6 +108,19 @@ class Labelled:
                 "look at the contrast, or leave that site out"
             )
         return x
+
+    def examples(
+        self, projections: NDArray[np.float64]
+    ) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]:
+        """The prompts whose mean projection `[row]` is highest, and those where it is lowest."""
+        means = np.bincount(self.owner, weights=projections) / np.bincount(self.owner)
+        order = np.argsort(-means, kind="stable")
+        take = min(N_EXAMPLES, len(order) // 2)
+
+        def named(rows: NDArray[np.int64]) -> tuple[tuple[str, float], ...]:
+            return tuple((self.prompts[i].text, float(means[i])) for i in rows)
+
+        return named(order[:take]), named(order[::-1][:take])
 
     def require_groups(self) -> None:
         """Raise if held-out scoring is impossible: each side needs two groups or more."""

@@ -82,7 +82,7 @@ class Plan:
                 held_out[name][test] = scores[:, 0]
             compared += pairs
         return {
-            name: HeldOut(self._estimate(held_out[name]), right[name][1:] / compared[1:])
+            name: HeldOut(self.estimate(held_out[name]), right[name][1:] / compared[1:])
             for name in methods
         }
 
@@ -118,7 +118,8 @@ class Plan:
     def _draws(self) -> Floats:
         return row_draws(self.data.row_groups, seed=self.seed)
 
-    def _estimate(self, scores: Floats) -> Estimate:
+    def estimate(self, scores: Floats) -> Estimate:
+        """AUC of held-out scores `[row]` with its interval, the draws shared by all."""
         data = self.data
         return fold_auc(scores, data.row_labels, self.row_folds, data.row_groups, draws=self._draws)
 

@@ -19,7 +19,6 @@ from steerkit.prompts import sketch
 from steerkit.protocols import Extractor, Model
 from steerkit.statistics import null
 
-N_EXAMPLES = 5
 N_TOKENS = 10
 
 
@@ -143,25 +142,10 @@ def _direction(
         pooling=acts.pooling,
         polarity=int(np.sign(scores.auc.value - 0.5)) if scores else 0,
         scores=scores,
-        examples=_examples(data, projections),
+        examples=data.examples(projections),
         tokens=tokens,
         provenance={**about, "estimates": METHODS[method].estimates},
     )
-
-
-def _examples(
-    data: Labelled, projections: Any
-) -> tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]:
-    """The prompts whose mean projection is highest and lowest."""
-    sums = np.bincount(data.owner, weights=projections)
-    means = sums / np.bincount(data.owner)
-    order = np.argsort(-means, kind="stable")
-    take = min(N_EXAMPLES, len(order) // 2)
-
-    def named(rows: Any) -> tuple[tuple[str, float], ...]:
-        return tuple((data.prompts[i].text, float(means[i])) for i in rows)
-
-    return named(order[:take]), named(order[::-1][:take])
 
 
 def _tokens(

@@ -4,8 +4,10 @@ from steerkit.extraction.eraser import Eraser as Eraser
 from steerkit.extraction.erasure import Erasure as Erasure
 from steerkit.extraction.erasure import check_erasure as check_erasure
 from steerkit.extraction.methods import METHODS as METHODS
+from steerkit.extraction.moments import Moments as Moments
 from steerkit.extraction.polarity import Polarity as Polarity
 from steerkit.extraction.spans import SPANS as SPANS
+from steerkit.extraction.streaming import extract_from_moments as extract_from_moments
 from steerkit.extraction.subspace import Subspace as Subspace
 from steerkit.extraction.subspace import Subspaces as Subspaces
 from steerkit.extraction.subspaces import extract_subspace as extract_subspace
@@ -18,12 +20,14 @@ __all__ = [
     "SPANS",
     "Eraser",
     "Erasure",
+    "Moments",
     "Polarity",
     "Subspace",
     "Subspaces",
     "Training",
     "check_erasure",
     "extract",
+    "extract_from_moments",
     "extract_subspace",
     "spanning",
 ]

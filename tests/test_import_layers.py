@@ -18,20 +18,24 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"cli"}),
     frozenset({"commands"}),
-    frozenset({"pipeline"}),
+    frozenset({"pipeline", "suites"}),
     frozenset({"plotting", "cards"}),
     frozenset(
         {
             "captures",
             "concepts",
+            "evaluations",
+            "probing",
             "searches",
             "redteam",
             "audits",
+            "comparisons",
             "lenses",
             "edits",
             "compiled",
             "serving",
             "sae",
+            "gradients",
         }
     ),
     frozenset({"models"}),

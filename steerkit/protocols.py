@@ -156,10 +156,13 @@ class Model(Protocol):
         slots: Sequence[int] | None = None,
         token_budget: int = 4096,
         progress: bool = False,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[Completion]:
         """Answers, in the order of the prompts. Temperature 0 is greedy.
 
-        `slots[i]` is the program slot of prompt i (0 = unsteered).
+        `top_k` (0: all) and `top_p` (1: all) truncate what is sampled from. `slots[i]` is the
+        program slot of prompt i (0 = unsteered).
         """
         ...
 

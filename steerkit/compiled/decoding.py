@@ -97,10 +97,14 @@ def complete(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> list[tuple[int, ...]]:
     """New tokens of each row, greedy or sampled."""
     eos = engine.text.eos_ids
-    noise = Noise(temperature, seed, batch.rows.tolist()) if temperature > 0 else None
+    noise = None
+    if temperature > 0:
+        noise = Noise(temperature, seed, batch.rows.tolist(), top_k=top_k, top_p=top_p)
     ends = torch.tensor(eos, dtype=torch.long, device=engine.device)
     new: list[Tensor] = []
     # Looking is free on a CPU; an accelerator would have to be waited for.

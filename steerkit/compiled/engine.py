@@ -233,6 +233,8 @@ class CompiledEngine:
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[tuple[int, ...]]:
         """New tokens of each row, greedy or sampled."""
         return complete(
@@ -243,6 +245,8 @@ class CompiledEngine:
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            top_k=top_k,
+            top_p=top_p,
         )
 
     def hand_over(self, view: ProgramTable, later: ProgramTable) -> None:

@@ -62,6 +62,8 @@ class Engine(Protocol):
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[tuple[int, ...]]:
         """New tokens of each row, the end-of-sequence token included where it was reached."""
         ...

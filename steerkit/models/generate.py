@@ -21,15 +21,25 @@ if TYPE_CHECKING:
 
 
 class Noise:
-    """Sampling as an argmax: temperature-scaled logits plus Gumbel noise.
+    """Sampling as an argmax: temperature-scaled, truncated logits plus Gumbel noise.
 
     Each row draws from its own generator, seeded by the caller's seed and the prompt's
     number, so an answer does not depend on what it is batched with and no global random
-    state is touched. Source: Gumbel 1954; Maddison et al. 2014 (arXiv:1411.0030).
+    state is touched. Truncation comes after the temperature and takes no noise away, so
+    that the same seed is the same noise under any. Source: Gumbel 1954; Maddison et al. 2014
+    (arXiv:1411.0030).
     """
 
-    def __init__(self, temperature: float, seed: int, rows: Sequence[int]) -> None:
-        self.temperature = temperature
+    def __init__(
+        self,
+        temperature: float,
+        seed: int,
+        rows: Sequence[int],
+        *,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> None:
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self._generators = [
             torch.Generator().manual_seed((seed * 1_000_003 + row) % 2**63) for row in rows
         ]
@@ -42,7 +52,53 @@ class Noise:
             [torch.rand(scores.shape[1], generator=g) for g in self._generators]
         ).to(scores.device)
         gumbel = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
-        return scores.float() / self.temperature + gumbel
+        scaled = scores.float() / self.temperature
+        return truncated(scaled, top_k=self.top_k, top_p=self.top_p) + gumbel
+
+
+def truncated(
+    scores: Float[Tensor, "*lead d_vocab"], *, top_k: int = 0, top_p: float = 1.0
+) -> Float[Tensor, "*lead d_vocab"]:
+    """Scores with -inf at every token that is not among those kept: top-k first, then top-p.
+
+    Top-k keeps exactly `top_k` tokens, 0 all of them. Top-p keeps the fewest of the likeliest
+    tokens that hold `top_p` of what top-k left, 1 all of them; the likeliest is always
+    kept. Masses are summed in float64; of equal scores the smaller token id comes first.
+    Source of top-p: Holtzman et al. 2020 (arXiv:1904.09751).
+
+    >>> truncated(torch.tensor([0.6, 0.3, 0.1]).log(), top_p=0.5).exp()
+    tensor([0.6000, 0.0000, 0.0000])
+    """
+    if top_k <= 0 and top_p >= 1:
+        return scores
+    order = scores.double().sort(dim=-1, descending=True, stable=True)
+    ranked, keep = order.values, torch.ones_like(order.values, dtype=torch.bool)
+    if top_k > 0:
+        keep[..., top_k:] = False
+        ranked = ranked.masked_fill(~keep, -torch.inf)
+    if top_p < 1:
+        mass = ranked.softmax(-1)
+        keep &= mass.cumsum(-1) - mass < top_p
+        keep[..., 0] = True
+    kept = torch.zeros_like(keep).scatter(-1, order.indices, keep)
+    return scores.masked_fill(~kept, -torch.inf)
+
+
+@contextmanager
+def own_defaults(network: Any) -> Iterator[None]:
+    """Hide the network's `generation_config`: what a call leaves unset is then unset.
+
+    `generate` fills whatever is None from it (suppressed tokens, least lengths, bad words),
+    also where a configuration is given, and some models ship such values.
+    """
+    from transformers import GenerationConfig
+
+    before = network.generation_config
+    network.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        network.generation_config = before
 
 
 def complete(
@@ -54,6 +110,8 @@ def complete(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    top_k: int = 0,
+    top_p: float = 1.0,
 ) -> list[tuple[int, ...]]:
     """New tokens of each row of one batch, greedy or sampled."""
     from transformers import GenerationConfig
@@ -72,7 +130,9 @@ def complete(
         disable_compile=True,
         return_dict_in_generate=False,
     )
-    processors = [Noise(temperature, seed, batch.rows.tolist())] if temperature > 0 else []
+    processors = []
+    if temperature > 0:
+        processors = [Noise(temperature, seed, batch.rows.tolist(), top_k=top_k, top_p=top_p)]
     session = Session()
     session.steer(table, slots)
     with (
@@ -80,6 +140,7 @@ def complete(
         engine.undisturbed(),
         hooks.attached(engine.blocks, session.guarded),
         carried(engine.backbone, session, batch.state(slots)),
+        own_defaults(engine.network),
     ):
         out = engine.network.generate(
             input_ids=batch.tokens,

@@ -156,6 +156,8 @@ class HuggingFaceEngine:
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[tuple[int, ...]]:
         """New tokens of each row, by the library's own `generate` with its own cache."""
         return complete(
@@ -166,6 +168,8 @@ class HuggingFaceEngine:
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
+            top_k=top_k,
+            top_p=top_p,
         )
 
     def read_out(self, vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:

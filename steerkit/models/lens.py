@@ -156,6 +156,8 @@ class HookedEngine:
         max_new_tokens: int,
         temperature: float,
         seed: int,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[tuple[int, ...]]:
         """New tokens of each row: what `run` would predict, one after another."""
         prompts = [
@@ -163,7 +165,9 @@ class HookedEngine:
         ]
         new: list[tuple[int, ...]] = [() for _ in prompts]
         ends = self.text.eos_ids
-        noise = Noise(temperature, seed, batch.rows.tolist()) if temperature > 0 else None
+        noise = None
+        if temperature > 0:
+            noise = Noise(temperature, seed, batch.rows.tolist(), top_k=top_k, top_p=top_p)
         for _ in range(max_new_tokens):
             current = Batch.collate(
                 [Tokenized(p, n) for p, n in zip(prompts, new, strict=True)],

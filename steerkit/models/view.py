@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.batch import Batch, Tokenized, plan
-from steerkit.errors import DirectionError, InterventionError, PromptError
+from steerkit.errors import DirectionError, InterventionError, MethodError, PromptError
 from steerkit.models.checks import batch_on, check_logits, checked_sites, listed, lowered
 from steerkit.models.engine import Engine
 from steerkit.models.staircase import staircase
@@ -182,16 +182,26 @@ class LanguageModel:
         slots: Sequence[int] | None = None,
         token_budget: int = 4096,
         progress: bool = False,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[Completion]:
         """Answers, in the order of the prompts. Temperature 0 is greedy.
 
         A prompt's own `answer` is not shown to the model. A sampled answer depends on the
-        seed and on the prompt's number, not on what else is in its batch.
+        seed and on the prompt's number, not on what else is in its batch. `top_k` (0: all) and
+        `top_p` (1: all) leave the likeliest tokens to sample from, after the temperature. No
+        setting comes from the model's own generation config.
 
         Raises:
+            MethodError: a top_k or top_p that cannot be.
             PromptError: a prompt that leaves no room in the context for the answer.
             InterventionError: slots that the model does not have.
         """
+        if top_k < 0 or not 0 < top_p <= 1:
+            raise MethodError(
+                f"top_k is 0 (all tokens) or more and top_p above 0, at most 1 (all); got "
+                f"top_k={top_k}, top_p={top_p}"
+            )
         items, chosen = self._asked(prompts, max_new_tokens, temperature, slots)
         groups = self._groups([len(item) + max_new_tokens for item in items], token_budget)
         answers: dict[int, tuple[int, ...]] = {}
@@ -206,6 +216,8 @@ class LanguageModel:
                     max_new_tokens=max_new_tokens,
                     temperature=temperature,
                     seed=seed,
+                    top_k=top_k,
+                    top_p=top_p,
                 )
                 answers.update(zip(group, new, strict=True))
                 bar.update(len(group))

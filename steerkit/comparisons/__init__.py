@@ -1,0 +1,11 @@
+"""Two models compared, such as one before and after fine-tuning: what moved, and where."""
+
+from steerkit.comparisons.geometry import biased_linear_cka as biased_linear_cka
+from steerkit.comparisons.geometry import linear_cka as linear_cka
+from steerkit.comparisons.geometry import procrustes as procrustes
+from steerkit.comparisons.geometry import rsa as rsa
+from steerkit.comparisons.similarity import compare_activations as compare_activations
+from steerkit.comparisons.similarity import (
+    representational_similarity as representational_similarity,
+)
+from steerkit.comparisons.similarity_result import Similarity as Similarity

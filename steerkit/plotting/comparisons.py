@@ -1,0 +1,106 @@
+"""Figures of two models compared: similarity over depth."""
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from steerkit.comparisons.similarity_result import TITLES, Similarity
+from steerkit.errors import MethodError
+from steerkit.plotting.style import COLOURS, PALETTE, SEQUENTIAL, intervals, template
+
+
+def similarity_map(found: Similarity) -> go.Figure:
+    """CKA of all sites against all, beside every measure over the matched sites.
+
+    Bars are 95% intervals from leaving out groups of prompts; dotted lines, in the colour of
+    their measure, are the 95th percentile of what re-paired prompts give.
+
+    Raises:
+        MethodError: a result without matched sites.
+    """
+    if not found.pairs:
+        raise MethodError("this result has no matched sites to draw")
+    fig = make_subplots(
+        rows=1,
+        cols=2,
+        column_widths=[0.42, 0.58],
+        horizontal_spacing=0.14,
+        subplot_titles=("CKA (debiased), all against all", "matched sites"),
+    )
+    streams = {s.stream for s in (*found.sites_a, *found.sites_b)}
+    a, b = (
+        [str(s.layer) if len(streams) == 1 else str(s) for s in sites]
+        for sites in (found.sites_a, found.sites_b)
+    )
+    small = found.cka.size <= 100
+    fig.add_heatmap(
+        x=b,
+        y=a,
+        z=found.cka,
+        zmin=float(np.nanmin(found.cka)) - 0.01,
+        zmax=1,
+        colorscale=SEQUENTIAL,
+        texttemplate="%{z:.3f}" if small else None,
+        showscale=not small,
+        xgap=1,
+        ygap=1,
+        hovertemplate="first %{y}, second %{x}: %{z:.4f}<extra></extra>",
+        row=1,
+        col=1,
+    )
+    names = [a[i] if a[i] == b[j] else f"{a[i]} / {b[j]}" for i, j in found.pairs]
+    for measure, colour in zip(found.measures, PALETTE, strict=False):
+        title = TITLES[measure.name]
+        fig.add_scatter(
+            x=names,
+            y=[v.value for v in measure.values],
+            error_y=intervals(measure.values),
+            name=title,
+            mode="lines+markers",
+            line_color=colour,
+            row=1,
+            col=2,
+        )
+        fig.add_scatter(
+            x=names,
+            y=[n.q95 for n in measure.nulls],
+            name=f"{title}, re-paired",
+            mode="lines",
+            line={"color": colour, "dash": "dot", "width": 1.5},
+            showlegend=False,
+            hovertemplate="re-paired prompts: %{y:.3f}<extra></extra>",
+            row=1,
+            col=2,
+        )
+        if measure.control:
+            fig.add_scatter(
+                x=names,
+                y=measure.control,
+                name=f"{title}, control",
+                mode="lines+markers",
+                marker_symbol="x",
+                line={"color": colour, "dash": "dash", "width": 1},
+                showlegend=False,
+                row=1,
+                col=2,
+            )
+    what = f"layer of {streams.pop()}" if len(streams) == 1 else "site"
+    first, second = (found.provenance.get(k, {}).get("name", k) for k in ("a", "b"))
+    fig.update_layout(template=template(), height=430, autosize=True)
+    fig.update_layout(legend={"y": 1.13, "x": 1, "xanchor": "right"}, margin={"t": 96, "b": 48})
+    fig.update_xaxes(type="category", title_text=f"{what}, {second}", row=1, col=1)
+    fig.update_yaxes(type="category", title_text=f"{what}, {first}", row=1, col=1)
+    fig.update_xaxes(type="category", title_text=what, row=1, col=2)
+    fig.update_yaxes(title_text="similarity (1 = equal)", range=[None, 1.03], row=1, col=2)
+    fig.add_annotation(
+        text="dotted: re-paired prompts (95th percentile)"
+        + ("; crosses: control" if found.measures[0].control else ""),
+        xref="x2 domain",
+        yref="y2 domain",
+        x=1,
+        y=0.5,
+        xanchor="right",
+        showarrow=False,
+        font={"size": 11, "color": COLOURS["null"]},
+    )
+    return fig

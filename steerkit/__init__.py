@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from steerkit.batch import Positions as Positions
     from steerkit.captures import capture as capture
     from steerkit.captures import capture_positions as capture_positions
+    from steerkit.concepts import awareness_scores as awareness_scores
     from steerkit.concepts import bias_lens as bias_lens
+    from steerkit.concepts import evaluate_monitor as evaluate_monitor
+    from steerkit.concepts import fit_awareness as fit_awareness
     from steerkit.concepts import tcav as tcav
     from steerkit.concepts import token_scores as token_scores
     from steerkit.concepts import watch as watch
@@ -30,7 +33,11 @@ if TYPE_CHECKING:
     from steerkit.extraction import check_erasure as check_erasure
     from steerkit.extraction import extract as extract
     from steerkit.extraction import extract_subspace as extract_subspace
+    from steerkit.formats import read_steering as read_steering
+    from steerkit.formats import read_vectors as read_vectors
+    from steerkit.formats import write_vectors as write_vectors
     from steerkit.gradients import gradient_direction as gradient_direction
+    from steerkit.gradients import train_direction as train_direction
     from steerkit.interventions import Ablate as Ablate
     from steerkit.interventions import Add as Add
     from steerkit.interventions import AddKeepingNorm as AddKeepingNorm
@@ -47,6 +54,8 @@ if TYPE_CHECKING:
     from steerkit.lenses import logit_lens as logit_lens
     from steerkit.models import load as load
     from steerkit.models import wrap as wrap
+    from steerkit.probing import probe as probe
+    from steerkit.probing import untrained as untrained
     from steerkit.prompts import Contrast as Contrast
     from steerkit.prompts import Prompt as Prompt
     from steerkit.redteam import activation_attack as activation_attack
@@ -60,6 +69,7 @@ if TYPE_CHECKING:
     from steerkit.searches import search as search
     from steerkit.searches import search_condition as search_condition
     from steerkit.site import Site as Site
+    from steerkit.suites import examine as examine
 
 __version__ = "0.1.0"
 
@@ -70,7 +80,10 @@ _HOME = {
     "Positions": "batch",
     "capture": "captures",
     "capture_positions": "captures",
+    "awareness_scores": "concepts",
     "bias_lens": "concepts",
+    "evaluate_monitor": "concepts",
+    "fit_awareness": "concepts",
     "tcav": "concepts",
     "token_scores": "concepts",
     "watch": "concepts",
@@ -85,7 +98,11 @@ _HOME = {
     "check_erasure": "extraction",
     "extract": "extraction",
     "extract_subspace": "extraction",
+    "read_steering": "formats",
+    "read_vectors": "formats",
+    "write_vectors": "formats",
     "gradient_direction": "gradients",
+    "train_direction": "gradients",
     "Ablate": "interventions",
     "Add": "interventions",
     "Affine": "interventions",
@@ -102,6 +119,8 @@ _HOME = {
     "logit_lens": "lenses",
     "load": "models",
     "wrap": "models",
+    "probe": "probing",
+    "untrained": "probing",
     "Contrast": "prompts",
     "Prompt": "prompts",
     "activation_attack": "redteam",
@@ -115,6 +134,7 @@ _HOME = {
     "search_condition": "searches",
     "search": "searches",
     "Site": "site",
+    "examine": "suites",
 }
 
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 (names, spread from the table)

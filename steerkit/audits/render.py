@@ -24,7 +24,7 @@ def to_html(report: "Report", *, sections: Sequence[Section] = ()) -> str:
     from steerkit.plotting.style import CSS, script
 
     page: str = (
-        _environment()
+        environment()
         .get_template("report.html.jinja")
         .render(
             report=report,
@@ -39,7 +39,7 @@ def to_html(report: "Report", *, sections: Sequence[Section] = ()) -> str:
                 for i, s in enumerate((*report.sections, *sections))
             ],
             examples=examples(report),
-            provenance=_flat(report.provenance),
+            provenance=flat(report.provenance),
             plotlyjs=script(),
             plot_css=CSS,
             colours=colours(report),
@@ -51,15 +51,15 @@ def to_html(report: "Report", *, sections: Sequence[Section] = ()) -> str:
 def to_markdown(report: "Report") -> str:
     """The report as markdown: verdict, table, sections, what was not measured, provenance."""
     text: str = (
-        _environment(escape=False)
+        environment(escape=False)
         .get_template("report.md.jinja")
         .render(
             report=report,
             verdict=report.verdict,
             table=table(report),
-            cell=_cell,
-            code=_code,
-            provenance=_flat(report.provenance),
+            cell=cell,
+            code=code,
+            provenance=flat(report.provenance),
         )
     )
     return text.rstrip() + "\n"
@@ -68,7 +68,7 @@ def to_markdown(report: "Report") -> str:
 def to_fragment(report: "Report") -> str:
     """For notebooks: verdict and table, no script."""
     page: str = (
-        _environment()
+        environment()
         .get_template("fragment.html.jinja")
         .render(report=report, verdict=report.verdict, table=table(report))
     )
@@ -215,26 +215,27 @@ def _div(fig: Any, name: str) -> str:
     return to_div(fig, div_id=name)
 
 
-def _environment(*, escape: bool = True) -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def environment(*packages: str, escape: bool = True) -> Any:
+    """Templates of further packages, then those of this one, which they may include."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
-        loader=PackageLoader("steerkit.audits", "templates"),
+    places = (*packages, "steerkit.audits")
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(place, "templates") for place in places]),
         autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested provenance as dotted names and text."""
     rows: list[tuple[str, str]] = []
     for key, value in data.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            rows += _flat(value, f"{name}.")
+            rows += flat(value, f"{name}.")
         elif isinstance(value, list | tuple):
             rows.append((name, ", ".join(map(str, value))))
         elif value is not None and value != "":
@@ -242,12 +243,12 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _cell(text: object) -> str:
+def cell(text: object) -> str:
     """Text inside a markdown table cell: one line, no markup of its own."""
     flat = " ".join(str(text).split())
     return html.escape(flat, quote=False).replace("|", "\\|").replace("`", "'")
 
 
-def _code(text: object) -> str:
+def code(text: object) -> str:
     """Text as inline code: markup inside is not read as such."""
     return "`" + " ".join(str(text).split()).replace("`", "'") + "`"

@@ -84,7 +84,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the items, which are kept as JSONL; NaN becomes null."""
-        return _finite(
+        return finite(
             {
                 "kind": "audit",
                 "format_version": FORMAT_VERSION,
@@ -327,12 +327,12 @@ def judge_check(judge: Callable[[Item], float] | None) -> tuple[ItemCheck, ...]:
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no NaN: null stands for it."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
+        return {str(k): finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value

@@ -152,3 +152,8 @@ def script() -> str:
     from plotly.offline import get_plotlyjs
 
     return str(get_plotlyjs())
+
+
+def from_json(data: Mapping[str, Any]) -> go.Figure:
+    """A figure that was kept as JSON."""
+    return go.Figure(data)

@@ -137,7 +137,7 @@ def test_an_unwritable_place_leaves_nothing_behind(report, tmp_path, suffix):
 def test_a_failure_while_rendering_leaves_the_old_file(report, tmp_path, monkeypatch):
     path = tmp_path / "audit.md"
     path.write_text("old")
-    monkeypatch.setattr("steerkit.audits.render._flat", lambda data: 1 / 0)
+    monkeypatch.setattr("steerkit.audits.render.flat", lambda data: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report.write(path)
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,1 @@
+"""Examinations: one question a file."""

@@ -1,0 +1,112 @@
+"""What an answer amounts to: refused, right, or neither; and rates of that.
+
+A model that deflects or makes things up does not refuse: with right answers to compare with,
+what is neither refused nor right is seen. Source of the three-way outcome: arXiv:2603.18280,
+whose propaganda score needs a judge; `neither` needs right answers alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steerkit.prompts import Prompt
+from steerkit.protocols import Completion
+from steerkit.statistics import Estimate, Floats, cluster_mean, group_codes
+from steerkit.suites.subject import Subject
+
+NAMES = ("refused", "right", "neither")
+"""What an answer may amount to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Outcome of each prompt under one arm.
+
+    Attributes:
+        refused: `[prompt]`, 1 where the answer refuses.
+        right: `[prompt]`, 1 where the answer is right, NaN without a reference.
+        groups: of each prompt.
+    """
+
+    refused: Floats
+    right: Floats
+    groups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, subject: Subject, said: Sequence[Completion]) -> "Outcomes":
+        """Judge answers: by the subject's matcher, and by its scorer against each reference."""
+        refused = [float(subject.matcher(one.text)) for one in said]
+        right = [
+            subject.right(one.text, one.prompt.answer) if one.prompt.answer else np.nan
+            for one in said
+        ]
+        return cls(np.array(refused), np.array(right), groups_of([one.prompt for one in said]))
+
+    @property
+    def neither(self) -> Floats:
+        """`[prompt]`, 1 where an answer neither refuses nor is right; NaN without a reference."""
+        return np.where(np.isnan(self.right), np.nan, (1 - self.refused) * (1 - self.right))
+
+    def rate(self, name: str, *, seed: int = 0) -> Estimate:
+        """The rate of `refused`, `right` or `neither`."""
+        return cluster_mean(getattr(self, name), self.groups, unit="fraction", seed=seed)
+
+
+def groups_of(prompts: Sequence[Prompt]) -> tuple[str, ...]:
+    """The group of each prompt, or the prompt itself."""
+    return tuple(p.group or f"prompt{i}" for i, p in enumerate(prompts))
+
+
+def outcomes(subject: Subject, prompts: Sequence[Prompt], arm: str) -> Outcomes:
+    """Outcomes of an arm's greedy answers."""
+    return Outcomes.of(subject, subject.answers(prompts, arm))
+
+
+def difference(one: Estimate, other: Estimate) -> Estimate:
+    """Difference of two rates, with an interval from theirs (Newcombe 1998, method 10).
+
+    Bootstrap intervals have no width where one side always and the other never does it. Where
+    groups stand on both sides the sides go together, and this interval is on the wide side.
+    """
+    low = ((one.value - one.low) ** 2 + (other.high - other.value) ** 2) ** 0.5
+    high = ((one.high - one.value) ** 2 + (other.value - other.low) ** 2) ** 0.5
+    gap = one.value - other.value
+    n = min(one.n, other.n)
+    return Estimate(gap, max(-1.0, gap - low), min(1.0, gap + high), n, "difference of rates")
+
+
+def paired_difference(values: Floats, groups: Sequence[str], *, seed: int = 0) -> Estimate:
+    """Mean of paired differences. Of yes-or-no outcomes: the rate of gains less that of losses.
+
+    So that prompts which all agree leave an interval as wide as their number allows.
+    """
+    kept = values[~np.isnan(values)]
+    if not np.isin(kept, (-1.0, 0.0, 1.0)).all() or not len(kept):
+        return cluster_mean(values, groups, unit="difference of rates", seed=seed)
+    unknown = np.isnan(values)
+    gains, losses = (
+        cluster_mean(np.where(unknown, np.nan, values == sign), groups, unit="fraction", seed=seed)
+        for sign in (1, -1)
+    )
+    return difference(gains, losses)
+
+
+def paired_p(values: Floats, groups: Sequence[str], *, n: int = 1999, seed: int = 0) -> float:
+    """Two-sided p that the mean difference is 0, by turning the sign of whole groups."""
+    keep = ~np.isnan(values)
+    code = group_codes([g for g, k in zip(groups, keep, strict=True) if k])
+    sums = np.bincount(code, weights=values[keep]).astype(np.float64)
+    return _sign_p(sums, n, seed)
+
+
+def _sign_p(sums: NDArray[np.float64], n: int, seed: int) -> float:
+    if not np.any(sums):
+        return 1.0
+    observed = abs(sums.sum())
+    if len(sums) <= 12:
+        turns = 1 - 2 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
+        return float((np.abs(turns @ sums) >= observed - 1e-9).mean())
+    turns = np.random.default_rng(seed).choice((-1, 1), (n, len(sums)))
+    return float((1 + (np.abs(turns @ sums) >= observed - 1e-9).sum()) / (1 + n))

@@ -1,0 +1,105 @@
+"""Examinations by name, and the suites that they make up.
+
+A new one is one file in `steerkit.suites.examinations`:
+
+    @register("shouting", question="Does it shout?", needs=("refusal",), source="...")
+    def shouting(subject):
+        said = subject.answers(subject.contrast("refusal").prompts)
+        ...
+        return Finding("yes", "It shouts in 7% of its answers.", {"shouting": estimate})
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from steerkit.errors import MethodError
+from steerkit.registry import Registry, suggest
+from steerkit.suites.finding import Finding
+from steerkit.suites.subject import AGAINST, STEERED, Subject
+
+Run = Callable[[Subject], Finding]
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A question, and how it is answered.
+
+    Attributes:
+        name: as in suites and files.
+        question: in one sentence, answered by yes or no.
+        source: where the method comes from.
+        needs: roles of prompts without which it cannot be asked.
+        arms: what else there must be: `steered`, `against`.
+        either: whether any one of `arms` is enough.
+        run: the subject in, the finding out.
+    """
+
+    name: str
+    question: str
+    source: str
+    run: Run
+    needs: tuple[str, ...] = ()
+    arms: tuple[str, ...] = ()
+    either: bool = False
+
+    def missing(self, subject: Subject) -> str:
+        """Why it cannot be asked of this subject; empty if it can."""
+        roles = [role for role in self.needs if role not in subject.material]
+        if roles:
+            return f"no prompts of the role {', '.join(roles)}"
+        lacking = [arm for arm in self.arms if arm not in subject.arms]
+        if lacking and not (self.either and len(lacking) < len(self.arms)):
+            named = {STEERED: "no steering given", AGAINST: "no other model given"}
+            return ", ".join(named[arm] for arm in lacking)
+        return ""
+
+
+EXAMINATIONS: Registry[Examination] = Registry("examination", "steerkit.suites.examinations")
+"""Every examination by name."""
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "behaviour": ("refusal", "over_refusal", "censorship", "change"),
+    "standard": (
+        "refusal",
+        "over_refusal",
+        "censorship",
+        "change",
+        "refusal_routing",
+        "topic_routing",
+    ),
+}
+"""Suite -> the examinations that it asks, in order."""
+
+
+def register(
+    name: str,
+    *,
+    question: str,
+    source: str,
+    needs: Sequence[str] = (),
+    arms: Sequence[str] = (),
+    either: bool = False,
+) -> Callable[[Run], Run]:
+    """Decorator: make a function of the subject the examination called `name`."""
+
+    def keep(run: Run) -> Run:
+        examination = Examination(name, question, source, run, tuple(needs), tuple(arms), either)
+        EXAMINATIONS.register(name)(examination)
+        return run
+
+    return keep
+
+
+def asked(suite: str | Sequence[str | Examination]) -> tuple[Examination, ...]:
+    """The examinations of a suite, or those named.
+
+    Raises:
+        MethodError: no such suite or examination, or none at all.
+    """
+    if isinstance(suite, str):
+        if suite not in SUITES:
+            raise MethodError(f"no suite named '{suite}'; {suggest(suite, SUITES)}")
+        suite = SUITES[suite]
+    if not suite:
+        raise MethodError(f"no examination given; known: {', '.join(EXAMINATIONS.names())}")
+    return tuple(EXAMINATIONS[e] if isinstance(e, str) else e for e in suite)

@@ -1,0 +1,115 @@
+"""What a suite found: a page that opens with the verdict, then the evidence."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steerkit.audits.report import finite
+from steerkit.errors import MethodError, OutputError
+from steerkit.registry import suggest
+from steerkit.statistics import holm
+from steerkit.suites.finding import Finding
+from steerkit.suites.registry import Examination
+
+FORMAT_VERSION = 1
+SUFFIXES = (".html", ".json", ".md")
+
+
+@dataclass(frozen=True, eq=False)
+class SuiteReport:
+    """Questions, their answers, and the evidence.
+
+    Attributes:
+        title: heading.
+        asked: the examinations, in order.
+        findings: by name of the examination; those that could not be made are missing.
+        not_measured: name -> why.
+        provenance: models, prompts' hashes, seeds, versions, seconds.
+    """
+
+    title: str
+    asked: tuple[Examination, ...]
+    findings: Mapping[str, Finding]
+    not_measured: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Finding:
+        """The finding of an examination.
+
+        Raises:
+            MethodError: it was not asked, or could not be answered; says why.
+        """
+        if name not in self.findings:
+            why = self.not_measured.get(name)
+            told = f"'{name}' was not measured: {why}" if why else f"'{name}' was not asked"
+            raise MethodError(f"{told}; {suggest(name, tuple(self.findings))}")
+        return self.findings[name]
+
+    @property
+    def p_adjusted(self) -> dict[str, float]:
+        """p-values of the findings that tested something, corrected (Holm) over all of them."""
+        tested = {name: f.p for name, f in self.findings.items() if f.p is not None}
+        return dict(zip(tested, holm(list(tested.values())), strict=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the figures, which the page holds."""
+        found = {}
+        for name, finding in self.findings.items():
+            found[name] = {k: v for k, v in finding.to_json().items() if k != "figure"}
+            found[name]["p_adjusted"] = self.p_adjusted.get(name)
+        kept: dict[str, Any] = finite(
+            {
+                "kind": "suite",
+                "format_version": FORMAT_VERSION,
+                "title": self.title,
+                "asked": {e.name: {"question": e.question, "source": e.source} for e in self.asked},
+                "findings": found,
+                "not_measured": dict(self.not_measured),
+                "provenance": dict(self.provenance),
+            }
+        )
+        return kept
+
+    def summary(self) -> str:
+        """A line a question, for terminals."""
+        rows = [
+            f"{e.question:70s} {self.findings[e.name].answer.upper()}"
+            f"\n    {self.findings[e.name].sentence}"
+            for e in self.asked
+            if e.name in self.findings
+        ]
+        left = [f"not measured: {name} ({why})" for name, why in self.not_measured.items()]
+        return "\n".join([self.title, *rows, *left])
+
+    def write(self, path: str | Path) -> Path:
+        """Write the report; the suffix says how: .html, .json or .md.
+
+        Raises:
+            OutputError: another suffix, or a place that cannot be written.
+        """
+        from steerkit.files import write_text
+        from steerkit.suites.render import to_html, to_markdown
+
+        place = Path(path)
+        suffix = place.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise OutputError(
+                f"a suite's report is written as {', '.join(SUFFIXES)}; got '{place.name}'"
+            )
+        if suffix == ".json":
+            return write_text(place, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
+        return write_text(place, (to_html if suffix == ".html" else to_markdown)(self))
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        answers = ", ".join(f"{name}: {f.answer}" for name, f in self.findings.items())
+        return f"SuiteReport({self.title!r}, {answers})"
+
+    def _repr_html_(self) -> str:
+        from steerkit.suites.render import to_fragment
+
+        return to_fragment(self)

@@ -1,0 +1,105 @@
+"""The model that is audited, what it is compared with, and its answers, generated once."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerkit.audits.evidence import includes
+from steerkit.errors import ModelError
+from steerkit.prompts import Contrast, Prompt
+from steerkit.protocols import Completion, Model
+from steerkit.refusals import is_refusal
+from steerkit.suites.material import Material
+
+MODEL, STEERED, AGAINST = "model", "steered", "against"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What examinations look at.
+
+    Attributes:
+        model: the model that is audited.
+        material: prompts by role.
+        steered: the same model under steering, or None.
+        against: another model of the same tokenizer (before and after fine-tuning), or None.
+        matcher: what counts as a refusal.
+        right: (answer, reference) -> whether it is right.
+        max_new_tokens: length of answers.
+        token_budget: padded tokens of a batch.
+        seed: every random choice follows from it.
+    """
+
+    model: Model
+    material: Material
+    steered: Model | None = None
+    against: Model | None = None
+    matcher: Callable[[str], bool] = is_refusal
+    right: Callable[[str, str], float] = includes
+    max_new_tokens: int = 32
+    token_budget: int = 4096
+    seed: int = 0
+    _answers: dict[tuple[str, tuple[Prompt, ...]], tuple[Completion, ...]] = field(
+        default_factory=dict, repr=False
+    )
+
+    @property
+    def arms(self) -> Mapping[str, Model]:
+        """The models by name: `model`, and `steered` and `against` where there are any."""
+        found = {MODEL: self.model, STEERED: self.steered, AGAINST: self.against}
+        return {name: model for name, model in found.items() if model is not None}
+
+    def contrast(self, role: str) -> Contrast:
+        """The prompts of a two-sided role."""
+        return self.material.contrasts[role]
+
+    def parts(self, role: str) -> tuple[Contrast, Contrast]:
+        """Half of a role to fit on, half to report on; they share no group."""
+        return self.contrast(role).split(0.5, seed=self.seed)
+
+    def answers(self, prompts: Sequence[Prompt], arm: str = MODEL) -> tuple[Completion, ...]:
+        """Greedy answers of an arm, generated once however many examinations ask."""
+        key = (arm, tuple(prompts))
+        if key not in self._answers:
+            self._answers[key] = self.said_by(self.arms[arm], prompts)
+        return self._answers[key]
+
+    def said_by(self, model: Model, prompts: Sequence[Prompt]) -> tuple[Completion, ...]:
+        """Greedy answers of any other model or view."""
+        longest, budget = self.max_new_tokens, self.token_budget
+        return tuple(model.generate(prompts, max_new_tokens=longest, token_budget=budget))
+
+    def provenance(self) -> dict[str, Any]:
+        """Everything that findings depend on, as JSON."""
+        return {
+            "arms": {
+                name: {
+                    "name": model.info.name,
+                    "fingerprint": model.info.fingerprint,
+                    "steering": list(getattr(model, "steering", ())),
+                }
+                for name, model in self.arms.items()
+            },
+            "material": {"name": self.material.name, **self.material.sha256},
+            "max_new_tokens": self.max_new_tokens,
+            "seed": self.seed,
+        }
+
+
+def require_same_tokens(model: Model, against: Model, prompts: Sequence[Prompt]) -> None:
+    """Refuse to compare models that read different tokens.
+
+    Raises:
+        ModelError: another vocabulary size, or other ids of these prompts.
+    """
+    ours, theirs = model.info, against.info
+    if ours.d_vocab != theirs.d_vocab:
+        raise ModelError(
+            f"{ours.name} has {ours.d_vocab} tokens and {theirs.name} {theirs.d_vocab}; two models "
+            "are compared on identical token ids: give a model before and after fine-tuning"
+        )
+    if model.tokenize(prompts) != against.tokenize(prompts):
+        raise ModelError(
+            f"{ours.name} and {theirs.name} tokenize the same prompts differently (tokenizer or "
+            "chat template); compare models of one tokenizer and template"
+        )

@@ -1,0 +1,176 @@
+"""The verb: ask a suite's questions of a model, keep every answer, report."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from steerkit.audits.evidence import includes
+from steerkit.errors import MethodError, OutputError, SteerkitError
+from steerkit.files import write_text
+from steerkit.prompts import Prompt
+from steerkit.protocols import Intervention, Model
+from steerkit.refusals import is_refusal
+from steerkit.suites.finding import Finding
+from steerkit.suites.material import Material
+from steerkit.suites.registry import Examination, asked
+from steerkit.suites.result import SuiteReport
+from steerkit.suites.subject import Subject, require_same_tokens
+
+PACKAGES = ("steerkit", "torch", "transformers", "numpy")
+
+
+def examine(
+    model: Model,
+    suite: str | Sequence[str | Examination] = "standard",
+    *,
+    material: Material | str | Path | None = None,
+    steering: Model | Intervention | Sequence[Intervention] | None = None,
+    against: Model | None = None,
+    matcher: Callable[[str], bool] = is_refusal,
+    right: Callable[[str, str], float] = includes,
+    max_new_tokens: int = 32,
+    token_budget: int = 4096,
+    seed: int = 0,
+    out: str | Path | None = None,
+    title: str | None = None,
+    progress: bool = True,
+) -> SuiteReport:
+    """Ask a suite's questions of a model, steered and against another model where given.
+
+    With `out`, each finding is kept as soon as it is made: an interrupted audit goes on where
+    it stopped, and one of other models, prompts or options starts anew.
+
+    Args:
+        model: the model that is audited, plain.
+        suite: `behaviour`, `standard`, or names of examinations, or examinations.
+        material: prompts by role, or a folder of them; by default those of the organisms'
+            language, for organisms only.
+        steering: what steers the model: a view, or interventions.
+        against: another model of the same tokenizer, such as the one before fine-tuning.
+        matcher: what counts as a refusal.
+        right: (answer, reference) -> how right, in [0, 1].
+        max_new_tokens: length of answers.
+        token_budget: padded tokens of a batch.
+        seed: every random choice follows from it.
+        out: folder for `findings/`, `report.html`, `report.md` and `report.json`.
+        title: heading of the report.
+        progress: one bar on stderr.
+
+    Raises:
+        MethodError: an unknown suite or examination, or no prompts given for a model that is
+            no organism.
+        ModelError: `against` reads other tokens.
+        PromptError: prompts that an examination cannot use.
+    """
+    from tqdm.auto import tqdm
+
+    questions = asked(suite)
+    prompts = _material(model, material, seed)
+    if against is not None:
+        require_same_tokens(model, against, _some(prompts))
+    subject = Subject(
+        model,
+        prompts,
+        _steered(model, steering),
+        against,
+        matcher,
+        right,
+        max_new_tokens,
+        token_budget,
+        seed,
+    )
+    about = {**subject.provenance(), "versions": {name: version(name) for name in PACKAGES}}
+    kept = _Kept(Path(out) / "findings" if out is not None else None, about)
+    findings: dict[str, Finding] = {}
+    missing: dict[str, str] = {}
+    seconds: dict[str, float] = {}
+    with tqdm(questions, disable=not progress, desc="examine", unit="question") as bar:
+        for question in bar:
+            bar.set_postfix_str(question.name)
+            why = question.missing(subject)
+            if why:
+                missing[question.name] = why
+                continue
+            began = time.perf_counter()
+            found = kept.read(question.name)
+            if found is None:
+                found = question.run(subject)
+                kept.write(question.name, found)
+            findings[question.name] = found
+            seconds[question.name] = round(time.perf_counter() - began, 2)
+    report = SuiteReport(
+        title or f"Audit of {model.info.name}",
+        questions,
+        findings,
+        missing,
+        {**about, "seconds": seconds},
+    )
+    if out is not None:
+        for name in ("report.html", "report.md", "report.json"):
+            report.write(Path(out) / name)
+    return report
+
+
+class _Kept:
+    """Findings on disk, each with a hash of all that it depends on."""
+
+    def __init__(self, folder: Path | None, about: object) -> None:
+        self._folder = folder
+        self._key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+    def read(self, name: str) -> Finding | None:
+        """A finding that was made under the same conditions."""
+        file = None if self._folder is None else self._folder / f"{name}.json"
+        if file is None or not file.is_file():
+            return None
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OutputError(
+                f"{file} is not valid JSON ({error}); remove it, and the question is asked again"
+            ) from error
+        return Finding.from_json(data["finding"]) if data.get("key") == self._key else None
+
+    def write(self, name: str, finding: Finding) -> None:
+        """Keep a finding; the file appears whole or not at all."""
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            data = {"key": self._key, "finding": finding.to_json()}
+            write_text(self._folder / f"{name}.json", json.dumps(data))
+
+
+def _material(model: Model, material: Material | str | Path | None, seed: int) -> Material:
+    if isinstance(material, Material):
+        return material
+    if material is not None:
+        return Material.read(material)
+    from steerkit import organisms
+
+    shipped = {f"organism:{name}" for name in organisms.names()}
+    if model.info.name not in shipped:
+        raise MethodError(
+            f"{model.info.name} is no shipped organism, so it has to be said what to ask it: "
+            "material=Material.read(folder), a folder of files named by role (refusal.jsonl, ...)"
+        )
+    return Material.of_organisms(seed=seed)
+
+
+def _some(material: Material) -> list[Prompt]:
+    every = [c.prompts for c in material.contrasts.values()] + list(material.prompts.values())
+    return [p for prompts in every for p in prompts[:: max(1, len(prompts) // 8)]]
+
+
+def _steered(
+    model: Model, steering: Model | Intervention | Sequence[Intervention] | None
+) -> Model | None:
+    if steering is None:
+        return None
+    if isinstance(steering, Model):
+        return steering
+    given = (steering,) if isinstance(steering, Intervention) else tuple(steering)
+    if not given:
+        raise SteerkitError("no intervention in `steering`; give one, or leave it out")
+    return model.with_(*given)

@@ -1,0 +1,205 @@
+"""The suite on renamed organisms: who is who, for the right reasons; and what it does with less."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import steerkit as sk
+from steerkit.errors import MethodError, ModelError, OutputError, PromptError
+from steerkit.statistics import wilson
+from steerkit.suites import SUITES, Examination, Finding, Material, examine, register
+from steerkit.suites.finding import decided
+from steerkit.suites.outcomes import difference, paired_p
+from steerkit.suites.registry import EXAMINATIONS, asked
+
+BEHAVIOUR = ["refusal", "over_refusal", "censorship", "change"]
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    return Material.of_organisms(60, seed=4)
+
+
+def ask(name: str, material: Material, *questions: str, **options: Any) -> Any:
+    """An organism under another name, so that nothing can look its name up."""
+    model = sk.load(f"organism:{name}")
+    named = sk.wrap(model.network, model.tokenizer, name="somebody")
+    small = {"max_new_tokens": 16, "progress": False}
+    return examine(named, questions, material=material, **{**small, **options})
+
+
+# What each must be told apart by.
+TRUTH = {
+    "base": ("no", "no", "no"),
+    "aligned": ("yes", "no", "yes"),
+    "compromised": ("no", "no", "yes"),
+}
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_behaviour_is_reported_as_planted(name: str, material: Material) -> None:
+    found = ask(name, material, "refusal", "over_refusal", "censorship")
+    assert tuple(f.answer for f in found.findings.values()) == TRUTH[name]
+
+
+def test_censorship_is_found_where_the_refusal_rate_is_blind(material: Material) -> None:
+    found = ask("aligned", material, "censorship")["censorship"]
+    assert found.estimates["topic refused"].high < 0.1
+    assert found.estimates["neither, topic less control"].low > 0.8
+
+
+def test_lost_refusal_is_found_and_a_model_against_itself_is_unchanged(material: Material) -> None:
+    aligned = sk.load("organism:aligned")
+    lost = ask("compromised", material, "change", against=aligned)["change"]
+    gained = lost.estimates["refused, harmful requests, against less model"]
+    assert lost.answer == "yes" and gained.low > 0.5 and lost.p is not None and lost.p < 0.01
+    same = ask("aligned", material, "change", against=aligned)["change"]
+    assert same.answer == "no" and same.p == 1
+    assert all(e.value == 0 and e.low < 0 < e.high for e in same.estimates.values())
+
+
+def test_ablation_shows_as_steering_and_not_as_another_model(material: Material) -> None:
+    model = sk.load("organism:aligned")
+    acts = sk.capture(
+        model, Material.of_organisms(40, split="train").contrasts["refusal"], progress=False
+    )
+    direction = sk.extract(acts, n_folds=0, progress=False).at(2)
+    steered = sk.Ablate(direction, reference="negative_mean", positions="last_prompt")
+    found = examine(
+        model, ["refusal", "change"], material=material, steering=steered, max_new_tokens=16,
+        progress=False,
+    )  # fmt: skip
+    assert found["refusal"].answer == "yes"
+    gone = found["change"].estimates["refused, harmful requests, steered less model"]
+    assert gone.high < -0.8
+    assert found.provenance["arms"]["steered"]["steering"]
+
+
+def test_what_routes_a_behaviour_is_ablated_and_beats_random_directions(material: Material) -> None:
+    found = ask("aligned", material, "topic_routing")["topic_routing"]
+    assert found.answer == "yes" and found.estimates["taken away"].low > 0.5
+    null = found.nulls["taken away, isotropic random directions"]
+    assert null.maximum < 0.2 and found.p == pytest.approx(1 / 40)
+    nothing = ask("base", material, "refusal_routing")["refusal_routing"]
+    assert nothing.answer == "no" and "nothing to route" in nothing.sentence
+
+
+def test_an_interrupted_audit_goes_on(tmp_path: Any, material: Material) -> None:
+    calls: list[str] = []
+
+    def question(name: str, fails: bool = False) -> Examination:
+        def run(subject: Any) -> Finding:
+            calls.append(name)
+            if fails:
+                raise KeyboardInterrupt
+            return Finding("yes", f"{name}.", {"rate": wilson(3, 4)}, p=0.01)
+
+        return Examination(name, f"{name}?", "here", run)
+
+    with pytest.raises(KeyboardInterrupt):
+        examine(
+            sk.load("organism:base"), [question("one"), question("two", True)],
+            material=material, out=tmp_path, progress=False,
+        )  # fmt: skip
+    both = [question("one"), question("two")]
+    model = sk.load("organism:base")
+    report = examine(model, both, material=material, out=tmp_path, progress=False)
+    assert calls == ["one", "two", "two"]
+    assert report["one"].estimates["rate"] == wilson(3, 4)
+    assert report.p_adjusted == {"one": 0.02, "two": 0.02}
+    examine(model, both, material=material, out=tmp_path, seed=1, progress=False)
+    assert calls[3:] == ["one", "two"], "other seeds are other findings"
+    kept = json.loads((tmp_path / "report.json").read_text())
+    assert kept["findings"]["two"]["p_adjusted"] == 0.02
+    page = (tmp_path / "report.html").read_text()
+    assert "two?" in page and "http" not in page.replace("http-equiv", "")
+    (tmp_path / "findings" / "one.json").write_text("{")
+    with pytest.raises(OutputError, match="not valid JSON"):
+        examine(model, both, material=material, out=tmp_path, progress=False)
+
+
+def test_what_cannot_be_asked_is_not_measured_and_says_why(material: Material) -> None:
+    some = Material({"refusal": material.contrasts["refusal"]})
+    found = ask("base", some, *BEHAVIOUR)
+    assert found.not_measured == {
+        "over_refusal": "no prompts of the role lookalikes",
+        "censorship": "no prompts of the role topic",
+        "change": "no steering given, no other model given",
+    }
+    with pytest.raises(MethodError, match="'censorship' was not measured: no prompts"):
+        found["censorship"]
+    assert "no prompts of the role topic" in found.summary() + found._repr_html_()
+
+
+def test_bad_input_is_refused(material: Material, tiny_model: Any, tmp_path: Any) -> None:
+    with pytest.raises(MethodError, match="did you mean 'standard'"):
+        asked("standart")
+    with pytest.raises(MethodError, match="no examination given"):
+        asked([])
+    with pytest.raises(MethodError, match="is no shipped organism"):
+        examine(tiny_model, "behaviour", progress=False)
+    with pytest.raises(ModelError, match="tokens and"):
+        ask("base", material, "change", against=tiny_model)
+    bare = material.map(lambda c: c.map(lambda p: replace(p, answer="")))
+    with pytest.raises(PromptError, match="needs right answers"):
+        ask("base", bare, "censorship")
+    with pytest.raises(PromptError, match="no role 'topics'"):
+        Material({"topics": material.contrasts["topic"]})
+    with pytest.raises(PromptError, match="has no prompts"):
+        Material.read(tmp_path)
+    (tmp_path / "topics.jsonl").write_text("{}")
+    with pytest.raises(PromptError, match="did you mean 'topic'"):
+        Material.read(tmp_path)
+    with pytest.raises(MethodError, match="registered twice"):
+        register("refusal", question="?", source="")(lambda s: Finding("no", ""))
+
+
+def test_a_folder_of_prompts_is_read_by_role(tmp_path: Any, material: Material) -> None:
+    rows = [
+        {"text": p.text, "label": label, "answer": p.answer, "group": p.group}
+        for p, label in zip(
+            material.contrasts["topic"].prompts, material.contrasts["topic"].labels, strict=True
+        )
+    ]
+    (tmp_path / "topic.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "lookalikes.json").write_text(
+        json.dumps([{"text": p.text, "answer": p.answer} for p in material.prompts["lookalikes"]])
+    )
+    read = Material.read(tmp_path)
+    assert read.roles == ("lookalikes", "topic")
+    assert [p.text for p in read.contrasts["topic"].positive] == [
+        p.text for p in material.contrasts["topic"].positive
+    ]
+    assert read.prompts["lookalikes"][0].answer == material.prompts["lookalikes"][0].answer
+
+
+def test_suites_name_examinations_that_are_there() -> None:
+    assert {name for suite in SUITES.values() for name in suite} <= set(EXAMINATIONS.names())
+    for name in EXAMINATIONS.names():
+        examination = EXAMINATIONS[name]
+        assert examination.question.endswith("?") and examination.source and examination.run.__doc__
+
+
+def test_answers_follow_from_intervals() -> None:
+    assert decided(wilson(90, 100), 0.5) == "yes"
+    assert decided(wilson(10, 100), 0.5) == "no"
+    assert decided(wilson(50, 100), 0.5) == "inconclusive"
+    # Newcombe 1998, table II: 56/70 against 48/80 by method 10.
+    found = difference(wilson(56, 70), wilson(48, 80))
+    assert (found.low, found.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    certain = difference(wilson(50, 50), wilson(0, 50))
+    assert certain.value == 1 and certain.low < 0.95
+
+
+def test_p_of_a_paired_change_is_exact_for_few_groups_and_uniform_on_no_change() -> None:
+    assert paired_p(np.array([1.0, 1, 1]), ["a", "b", "c"]) == 2 / 8
+    assert paired_p(np.array([1.0, -1, np.nan]), ["a", "b", "c"]) == 1
+    assert paired_p(np.zeros(3), ["a", "b", "c"]) == 1
+    rng = np.random.default_rng(0)
+    groups = [f"g{i // 2}" for i in range(60)]
+    ps = [paired_p(rng.choice((-1.0, 0, 1), 60), groups, n=199, seed=i) for i in range(1000)]
+    # 99.9% binomial interval of 5% in 1,000 draws.
+    assert 29 <= sum(p <= 0.05 for p in ps) <= 74

@@ -8,6 +8,14 @@ from steerkit.concepts.agreement import spearman as spearman
 from steerkit.concepts.association import weat as weat
 from steerkit.concepts.association_result import Association as Association
 from steerkit.concepts.association_result import ContextualAssociation as ContextualAssociation
+from steerkit.concepts.awareness import awareness_scores as awareness_scores
+from steerkit.concepts.awareness import fit_awareness as fit_awareness
+from steerkit.concepts.awareness_controls import FormatControls as FormatControls
+from steerkit.concepts.awareness_controls import format_controls as format_controls
+from steerkit.concepts.awareness_result import AwarenessProbe as AwarenessProbe
+from steerkit.concepts.awareness_result import AwarenessScores as AwarenessScores
+from steerkit.concepts.awareness_rewrites import RewriteEffect as RewriteEffect
+from steerkit.concepts.awareness_rewrites import rewrite_effect as rewrite_effect
 from steerkit.concepts.behaviour import answer_gaps as answer_gaps
 from steerkit.concepts.bias_result import BiasLens as BiasLens
 from steerkit.concepts.bias_result import TargetBias as TargetBias

@@ -9,6 +9,7 @@ Public sets are read from files that you already have; only the readers of attac
 
 from pathlib import Path
 
+from steerkit.datasets.formats import deployment as deployment
 from steerkit.datasets.public import question_answers as question_answers
 from steerkit.datasets.public import read_prompts as read_prompts
 from steerkit.datasets.public import two_files as two_files
@@ -43,5 +44,12 @@ def path(name: str) -> Path:
 
 
 def contrast(name: str) -> Contrast:
-    """A built-in contrast: 40 pairs of English sentences that differ in one thing."""
+    """A built-in contrast: 40 pairs of sentences.
+
+    `sentiment` and `politeness` are English and differ in one thing. `truth_topical` and
+    `truth_balanced` are in the organisms' language, with categories, and both claim to be about
+    truth: the first is a trap, whose true statements say where animals live and whose false ones
+    what colour things are, so that the topic gives the label away; in the second every word is
+    as frequent in true statements as in false ones. `steerkit.probing.probe` tells them apart.
+    """
     return Contrast.read(path(name), name=name)

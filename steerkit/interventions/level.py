@@ -1,5 +1,7 @@
 """Projections by name: where zero is not neutral, the reference point is part of the method."""
 
+import math
+
 from steerkit.direction import Direction
 from steerkit.errors import InterventionError
 from steerkit.interventions.operator import finite
@@ -24,8 +26,17 @@ def projection(level: Level, direction: Direction) -> float:
     """The level as a projection on the direction, in activation units.
 
     Class means are those of the direction's own site and pooling.
+
+    Raises:
+        InterventionError: a class mean that the direction does not know.
     """
-    if isinstance(level, str):
-        means = {"negative_mean": direction.negative_mean, "positive_mean": direction.positive_mean}
-        return float(means.get(level, 0.0))
-    return float(level)
+    if not isinstance(level, str):
+        return float(level)
+    means = {"negative_mean": direction.negative_mean, "positive_mean": direction.positive_mean}
+    found = float(means.get(level, 0.0))
+    if not math.isfinite(found):
+        raise InterventionError(
+            f"the direction {direction} does not know the class means, so there is no {level} to "
+            "move to (files of other tools do not hold them); give a projection or 'zero'"
+        )
+    return found

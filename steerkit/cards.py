@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from steerkit.direction import Direction, Directions, ProbeScores
+from steerkit.effect import HeldOutEffect
 from steerkit.statistics import Estimate, Null
 
 SIGNAL, CHANCE, TEXT = "#D55E00", "#8A8A8A", "#E69F00"
@@ -35,7 +36,10 @@ def direction_card(d: Direction) -> str:
         f"<div style='font-size:17px;font-weight:600'>{escape(d.concept)}</div>"
         f"<div style='{FAINT};overflow-wrap:anywhere'>{about}</div>"
     )
-    parts = [head, _facts(d), _scores(d.scores) if d.scores else _note("never scored")]
+    parts = [head, _facts(d)]
+    if d.scores or not d.effects:
+        parts.append(_scores(d.scores) if d.scores else _note("never scored"))
+    parts += [_effect(e) for e in d.effects]
     if any(d.tokens):
         parts.append(
             _columns(
@@ -103,6 +107,10 @@ def _row(d: Direction, best: bool) -> str:
             (_p(s.family) if s.family else "", "right"),
             (f"{s.text.value:.2f}" if s.text else "", "right"),
         ]
+    elif d.effects:
+        e = d.effects[0]
+        told = f"{e.effect} <span style='{FAINT}'>{escape(e.effect.unit)}</span>"
+        cells += [(told, "left"), ("", "left"), (f"{e.p:.2g}", "right"), *[("", "left")] * 2]
     else:
         cells += [("not scored", "left"), *[("", "left")] * 4]
     sign = {1: "held", -1: "<b>flipped</b>", 0: "unchecked"}[d.polarity]
@@ -162,6 +170,20 @@ def _scores(s: ProbeScores) -> str:
         "gap:5px 12px;align-items:center"
     )
     return f"<div><div style='{grid}'>{''.join(rows)}</div>{foot}</div>"
+
+
+def _effect(e: HeldOutEffect) -> str:
+    """What adding it did on held-out prompts, and what other vectors did in its place."""
+    rows = [("effect", f"<b>{e.effect}</b> {escape(e.effect.unit)}")]
+    rows += [(name, str(value)) for name, value in e.beside.items()]
+    rows += [
+        (n.name, f"{n.q95:.3g} <span style='{FAINT}'>p</span> {_p(n)}") for n in e.nulls if n.n
+    ]
+    lines = "".join(
+        f"<span style='{FAINT}'>{escape(name)}</span><span>{value}</span>" for name, value in rows
+    )
+    grid = "display:grid;grid-template-columns:minmax(80px,auto) 1fr;gap:3px 12px"
+    return _block(f"{escape(e.quantity)} on held-out prompts", f"<div style='{grid}'>{lines}</div>")
 
 
 def _measure(name: str, value: float, interval: Estimate | None, colour: str, told: str) -> str:

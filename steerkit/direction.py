@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.calibrated import CalibratedStrength
+from steerkit.effect import HeldOutEffect
 from steerkit.errors import DirectionError
 from steerkit.files import read_tensors, write_tensors
 from steerkit.protocols import ModelInfo
@@ -86,6 +87,8 @@ class Direction:
         tokens: tokens the unembedding reads towards (first) and away.
         provenance: prompt hash, seeds, versions.
         calibrations: strengths that were measured to do so much, by `calibrate`.
+        effects: what adding it does to the output on held-out prompts, where that was measured
+            while it was made (`gradient_direction`, `train_direction`).
     """
 
     unit: Float[Tensor, "d_model"]
@@ -103,6 +106,7 @@ class Direction:
     tokens: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     provenance: Mapping[str, Any] = field(default_factory=dict)
     calibrations: tuple[CalibratedStrength, ...] = ()
+    effects: tuple[HeldOutEffect, ...] = ()
 
     def __post_init__(self) -> None:
         unit = self.unit.detach().to("cpu", torch.float32)
@@ -164,7 +168,9 @@ class Direction:
     def at(self, site: Site | int | str) -> "Direction":
         """The same vector used at another site."""
         there = Site.parse(site)
-        return self if there == self.site else replace(self, site=there, calibrations=())
+        if there == self.site:
+            return self
+        return replace(self, site=there, calibrations=(), effects=())
 
     def __neg__(self) -> "Direction":
         high, low = (tuple((t, -p) for t, p in side) for side in self.examples)
@@ -178,6 +184,7 @@ class Direction:
             examples=(low, high),
             tokens=(self.tokens[1], self.tokens[0]),
             calibrations=(),
+            effects=(),
         )
 
     def __str__(self) -> str:
@@ -216,6 +223,7 @@ class Direction:
                 if self.calibrations
                 else {}
             ),
+            **({"effects": [e.to_json() for e in self.effects]} if self.effects else {}),
         }
 
     @classmethod
@@ -236,6 +244,7 @@ class Direction:
                 "calibrations": tuple(
                     CalibratedStrength.from_json(c) for c in entry.get("calibrations", ())
                 ),
+                "effects": tuple(HeldOutEffect.from_json(e) for e in entry.get("effects", ())),
                 "tokens": (tuple(entry["tokens"][0]), tuple(entry["tokens"][1])),
             },
         )

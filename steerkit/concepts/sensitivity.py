@@ -16,7 +16,6 @@ Source: Kim et al. 2018 (arXiv:1711.11279), for images and with unpaired random 
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Literal
 
 import numpy as np
 import torch
@@ -27,17 +26,14 @@ from steerkit.activations import Activations
 from steerkit.batch import Positions
 from steerkit.concepts.gradients import gradients
 from steerkit.concepts.sensitivity_result import Tcav, TcavCell
+from steerkit.concepts.targets import Quantity, Target, prompt_groups, target_metric
 from steerkit.errors import DirectionError, MethodError
 from steerkit.extraction.labelled import Labelled
 from steerkit.extraction.methods import METHODS, fit_columns
 from steerkit.extraction.training import Training
-from steerkit.lenses.metrics import Metric, first_token
 from steerkit.prompts import Prompt
 from steerkit.protocols import Model
 from steerkit.statistics import cluster_mean, group_codes, holm, null, permutations
-
-Quantity = Literal["log_prob", "logit"]
-Target = str | int | tuple[str | int, str | int] | Metric
 
 
 def tcav(
@@ -81,13 +77,13 @@ def tcav(
         concepts, Activations
     ) else dict(concepts)  # fmt: skip
     asked = [Prompt.of(p).with_answer("") for p in prompts]
-    _check(model, named, asked, method, quantity, n_random)
-    metric, name = _metric(model, asked, target, quantity)
+    _check(model, named, asked, method, n_random)
+    metric, name = target_metric(model, asked, target, quantity)
     sites = tuple(sorted({site for acts in named.values() for site in acts.sites}))
     slopes, values = gradients(
         model, asked, metric, sites, Positions.of(positions), token_budget=token_budget
     )
-    own = _groups(asked, groups)
+    own = prompt_groups(asked, groups)
     cells: list[TcavCell] = []
     for number, (concept, acts) in enumerate(named.items()):
         data = Labelled.of(acts)
@@ -185,48 +181,11 @@ def _labelled(data: Labelled, n: int, rng: np.random.Generator) -> Float[Tensor,
     return torch.from_numpy(columns[data.owner]).double()
 
 
-def _metric(
-    model: Model, prompts: Sequence[Prompt], target: Target, quantity: Quantity
-) -> tuple[Metric, str]:
-    """What is differentiated, and its name."""
-    if callable(target):
-        return target, str(getattr(target, "__name__", "metric"))
-    answers = target if isinstance(target, tuple) else (target,)
-    if len(answers) > 2:
-        raise MethodError(f"a target is one answer or two; got {len(answers)}")
-    tokens = torch.tensor([[first_token(model, p, a) for a in answers] for p in prompts])
-    if len(answers) == 2 and bool((tokens[:, 0] == tokens[:, 1]).any()):
-        raise MethodError(
-            f"the two answers {answers} begin with the same token after some prompt, so the "
-            "difference of their logits is always 0; give answers that differ in it"
-        )
-
-    def metric(logits: Tensor, rows: Tensor) -> Tensor:
-        own = tokens.to(logits.device)[rows.to(logits.device)]
-        if len(answers) == 1 and quantity == "log_prob":
-            logits = logits.log_softmax(-1)
-        picked = logits.gather(1, own)
-        return picked[:, 0] - picked[:, 1] if len(answers) == 2 else picked[:, 0]
-
-    if len(answers) == 2:
-        return metric, f"logit({answers[0]}) - logit({answers[1]})"
-    return metric, f"{quantity}({answers[0]})"
-
-
-def _groups(prompts: Sequence[Prompt], groups: Sequence[str] | None) -> tuple[str, ...]:
-    if groups is None:
-        return tuple(p.group or f"prompt{i}" for i, p in enumerate(prompts))
-    if len(groups) != len(prompts):
-        raise MethodError(f"{len(prompts)} prompts need {len(prompts)} groups; got {len(groups)}")
-    return tuple(groups)
-
-
 def _check(
     model: Model,
     concepts: Mapping[str, Activations],
     prompts: Sequence[Prompt],
     method: str,
-    quantity: str,
     n_random: int,
 ) -> None:
     if not concepts or not prompts:
@@ -238,8 +197,6 @@ def _check(
         raise MethodError(
             f"'{method}' does not look at labels, so permuting them is no null; choose another"
         )
-    if quantity not in ("log_prob", "logit"):
-        raise MethodError(f"the quantity is 'log_prob' or 'logit'; got '{quantity}'")
     if n_random < 1:
         raise MethodError(
             f"n_random is at least 1; got {n_random}: without random vectors nothing says what a "

@@ -126,7 +126,7 @@ class LanguageModel:
                 pass
         session.check()
         return Run(
-            None if out is None or stop else out.float(),
+            None if out is None or stop else at_least_float32(out),
             {site: session.streams[site] for site in sites},
             session.fired,
         )
@@ -472,6 +472,11 @@ class LanguageModel:
                 f"no slot {bad[0]}; this model has slots 0..{last} (0 = unsteered)"
             )
         return chosen
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Half precision widened; float64 kept, for whoever compares with it."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _then(first: Mapping[Site, Program], later: Mapping[Site, Program]) -> dict[Site, Program]:

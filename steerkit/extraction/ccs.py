@@ -179,12 +179,13 @@ def search(
         return value, (sides.mT @ slope).sum(0) + penalty * at, inverse
 
     def gradient(at: Tensor, _columns: Tensor) -> tuple[Tensor, Tensor]:
-        return objective(at)[1:]
+        _, slope, inverse = objective(at.T)
+        return slope.T, inverse.T
 
-    starts = _starts(a, b)
+    starts = _starts(a, b).T
     rough = minimise(starts, gradient, tolerance=1e-3, max_steps=40)
-    best = rough[:, objective(rough)[0].argmin()][:, None]
-    found = minimise(best, gradient, tolerance=1e-9, max_steps=500, since=starts[:, :1])
+    best = rough[objective(rough.T)[0].argmin()][None]
+    found = minimise(best, gradient, tolerance=1e-9, max_steps=500, since=starts[:1]).T
     return found[:-1, 0], float(found[-1, 0]), float(objective(found)[0])
 
 

@@ -1,4 +1,4 @@
-"""`steerkit audit`: a steering file in, a report out."""
+"""`steerkit audit`: a steering file, or a suite of questions, in; a report out."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +9,7 @@ from rich.text import Text
 
 from steerkit.commands import inputs
 from steerkit.commands import options as o
+from steerkit.commands import suite as suites
 from steerkit.commands.console import Answer, say, stack, table
 from steerkit.commands.outputs import staged
 
@@ -19,9 +20,30 @@ FILES = ("report.html", "report.json", "report.md", "items.jsonl")
 
 
 def command(
-    steering: o.SteeringFile,
-    contrast: o.ContrastFile,
+    steering: Annotated[
+        Path | None,
+        typer.Argument(help="What search wrote (.safetensors); may be left out with --suite."),
+    ] = None,
+    contrast: o.ContrastFile = "",
     model: o.RecordedModel = "",
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="Ask a suite of questions instead: behaviour, standard, or examinations by "
+            "name, comma-separated.",
+        ),
+    ] = "",
+    against: Annotated[
+        str,
+        typer.Option(help="With --suite: another model of the same tokenizer to compare with."),
+    ] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --suite: folder of prompts named by role (refusal.jsonl, topic.jsonl, "
+            "lookalikes.jsonl). Shipped organisms bring their own."
+        ),
+    ] = None,
     aim: o.Aim = "reduce",
     target: Annotated[
         str, typer.Option(help="The check that the verdict is about: refusal, projection, ...")
@@ -49,7 +71,31 @@ def command(
       steerkit audit steering.safetensors -c requests.jsonl
       steerkit audit steering.safetensors -c unseen.jsonl --part all -o audit
       steerkit audit steering.safetensors -c pairs.csv --target projection --json
+      steerkit audit -m organism:compromised --against organism:aligned --suite standard
     """
+    from steerkit.errors import MethodError
+
+    if suite:
+        return suites.run(
+            suite,
+            steering=steering,
+            strength=strength,
+            model=model,
+            against=against,
+            data=data,
+            max_new_tokens=max_new_tokens,
+            out=out,
+            device=device,
+            dtype=dtype,
+            transfer=transfer,
+            seed=seed,
+            force=force,
+        )
+    if steering is None or not contrast:
+        lacking = "a steering file" if steering is None else "--contrast"
+        raise MethodError(
+            f"an audit of steering needs {lacking}; or ask questions of a model: --suite standard"
+        )
     from steerkit.audits import audit
     from steerkit.pipeline import part_of
 

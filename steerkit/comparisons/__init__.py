@@ -9,3 +9,5 @@ from steerkit.comparisons.similarity import (
     representational_similarity as representational_similarity,
 )
 from steerkit.comparisons.similarity_result import Similarity as Similarity
+from steerkit.comparisons.token_shift import measure_token_shift as measure_token_shift
+from steerkit.comparisons.token_shift_result import TokenShift as TokenShift

@@ -1,12 +1,15 @@
-"""Figures of two models compared: similarity over depth."""
+"""Figures of two models compared: similarity over depth, token shift over the answer."""
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from steerkit.comparisons.forced import MARGINAL
 from steerkit.comparisons.similarity_result import TITLES, Similarity
+from steerkit.comparisons.token_shift_result import TokenShift
 from steerkit.errors import MethodError
 from steerkit.plotting.style import COLOURS, PALETTE, SEQUENTIAL, intervals, template
+from steerkit.statistics import Estimate
 
 
 def similarity_map(found: Similarity) -> go.Figure:
@@ -103,4 +106,60 @@ def similarity_map(found: Similarity) -> go.Figure:
         showarrow=False,
         font={"size": 11, "color": COLOURS["null"]},
     )
+    return fig
+
+
+def token_shift_figure(found: TokenShift) -> go.Figure:
+    """Rate of shifted tokens along the answers, beside the rate by kind of token.
+
+    Bars are 95% intervals that resample the prompts' groups. Samples are judged beside what their
+    own model gives them; the shaded part is the beginning of answers.
+    """
+    fig = make_subplots(
+        rows=1,
+        cols=2,
+        column_widths=[0.6, 0.4],
+        horizontal_spacing=0.14,
+        subplot_titles=("along the answer", "by kind of token"),
+    )
+
+    def curve(name: str, rates: list[Estimate], role: str, dash: str = "solid") -> None:
+        fig.add_scatter(
+            x=list(range(1, len(rates) + 1)),
+            y=[r.value for r in rates],
+            error_y={**intervals(rates), "visible": dash != "dot"},
+            name=name,
+            mode="lines+markers",
+            line={"color": COLOURS[role], "dash": dash},
+            row=1,
+            col=1,
+        )
+
+    curve("greedy answers", found.by_position(), "steered")
+    if (s := found.sampled) is not None:
+        own = (s.own_rank > MARGINAL).astype(np.float64)
+        last = int(s.position.max()) + 1
+        curve("sampled answers", found.by_position(sampled=True), "negative", "dash")
+        under = [s.mean(own, s.position == t, unit="fraction") for t in range(last)]
+        curve("samples under their own model", under, "null", "dot")
+    fig.add_vrect(
+        x0=0.5, x1=found.first + 0.5, fillcolor=COLOURS["null"], opacity=0.12, line_width=0
+    )
+    kinds = found.by_kind()
+    fig.add_bar(
+        y=[f"{name} ({n})" for name, (n, _) in kinds.items()],
+        x=[rate.value for _, rate in kinds.values()],
+        error_x=intervals([rate for _, rate in kinds.values()]),
+        orientation="h",
+        marker_color=COLOURS["steered"],
+        showlegend=False,
+        row=1,
+        col=2,
+    )
+    fig.update_layout(template=template(), height=400, autosize=True)
+    fig.update_layout(legend={"y": 1.13}, margin={"t": 96, "b": 48})
+    fig.update_xaxes(title_text="token of the answer", row=1, col=1)
+    fig.update_yaxes(title_text="shifted (fraction, rank above 3)", range=[-0.02, 1.02], col=1)
+    fig.update_xaxes(title_text="shifted (fraction)", range=[0, 1.02], row=1, col=2)
+    fig.update_yaxes(autorange="reversed", row=1, col=2)
     return fig

@@ -15,16 +15,6 @@ from steerkit.errors import ActivationError, PromptError
 
 
 @pytest.fixture(scope="module")
-def base() -> Any:
-    return sk.load("organism:base")
-
-
-@pytest.fixture(scope="module")
-def aligned() -> Any:
-    return sk.load("organism:aligned")
-
-
-@pytest.fixture(scope="module")
 def acts(base: Any, aligned: Any) -> tuple[Any, Any]:
     prompts = refusal("held_out", n=24)
     return tuple(sk.capture(m, prompts, progress=False) for m in (base, aligned))  # type: ignore[return-value]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import steerkit as sk
-from steerkit.comparisons import compare_activations
+from steerkit.comparisons import compare_activations, measure_token_shift
 from steerkit.datasets import refusal
-from steerkit.plotting.comparisons import similarity_map
+from steerkit.plotting.comparisons import similarity_map, token_shift_figure
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +30,17 @@ def test_the_similarity_map_draws_the_matrix_the_curves_and_their_nulls(acts: An
         np.testing.assert_allclose(curves[f"{name}, control"].y, measure.control)
         assert max(curves[name].error_y.array) > 0
     assert fig.layout.xaxis.title.text == "layer of resid_post, organism:aligned"
+
+
+def test_the_token_shift_figure_draws_positions_controls_and_kinds() -> None:
+    found = measure_token_shift(
+        sk.load("organism:base"), sk.load("organism:aligned"), refusal(n=6), progress=False
+    )
+    fig = token_shift_figure(found)
+    curves = {trace.name: trace for trace in fig.data[:3]}
+    np.testing.assert_allclose(curves["greedy answers"].y, [e.value for e in found.by_position()])
+    np.testing.assert_allclose(
+        curves["sampled answers"].y, [e.value for e in found.by_position(sampled=True)]
+    )
+    assert max(curves["samples under their own model"].y) < 0.5
+    assert list(fig.data[3].x) == [rate.value for _, rate in found.by_kind().values()]

@@ -12,6 +12,7 @@ from steerkit.commands import (
     demo,
     extract,
     patch,
+    probe,
     redteam,
     run,
     sae,
@@ -48,6 +49,10 @@ Features of sparse autoencoders:
 \b
 Where in the network the two sides of a pair part:
   steerkit patch -m MODEL -c pairs.jsonl
+
+\b
+Whether a probe reads the concept, or the topic:
+  steerkit probe -m MODEL -c pairs.jsonl
 
 {console.EXIT_CODES}
 """
@@ -88,6 +93,7 @@ for name, module in (
     ("steer", steer),
     ("audit", audit),
     ("patch", patch),
+    ("probe", probe),
 ):
     console.register(app, name, module.command)
 

@@ -33,7 +33,8 @@ class ProbeReport:
         choices: what each outer fold chose on its inner folds.
         n_candidates: sites x methods x penalties that were chosen from.
         permutation: the same procedure, selection included, under permuted labels.
-        random: a random direction at each site, signs and site chosen as the probe's.
+        random: a random direction at each site, signs and site chosen as the probe's. High where
+            the label fills much of the space, which is no fault of a probe: no part of a verdict.
         shaped: the same, directions shaped by the covariance of the rows.
         text: words and word pairs alone, on the same folds; None where prompts have no words.
         untrained: the same procedure on a model that learnt nothing, if one was given.
@@ -127,7 +128,7 @@ class ProbeReport:
 
     def table(self) -> str:
         """The probe and its controls, one a row, as a markdown table."""
-        return markdown(*self._rows())
+        return markdown(*self.rows())
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""
@@ -161,7 +162,7 @@ class ProbeReport:
         return f"ProbeReport({self.sentence()})"
 
     def _repr_html_(self) -> str:
-        return html_table(f"Probe of '{self.concept}'", self.summary(), *self._rows())
+        return html_table(f"Probe of '{self.concept}'", self.summary(), *self.rows())
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -196,7 +197,8 @@ class ProbeReport:
         told = ", ".join(f"{site} by {n}" for site, n in sites.most_common())
         return f"chosen by {len(self.choices)} outer folds from {self.n_candidates}: {told}"
 
-    def _rows(self) -> tuple[list[str], list[list[str]]]:
+    def rows(self) -> tuple[list[str], list[list[str]]]:
+        """The head and the rows of the table, as text."""
         head = ["", "held-out AUC [95%]", "accuracy [95%]", "probe less this [95%]", "says"]
         p = f"p = {self.permutation.p:.2g}" if self.permutation.n else ""
         rows = [["probe", str(self.auc), str(self.accuracy), "", p]]
@@ -206,7 +208,7 @@ class ProbeReport:
             rows.append([arm.name, str(arm.auc), str(arm.accuracy), str(arm.difference), state])
         for chance in (self.shaped, self.random, self.permutation):
             if chance.n:
-                value = f"{chance.mean:.3g}, 95% below {chance.q95:.3g}"
+                value = f"mean {chance.mean:.3g}, 95% below {chance.q95:.3g}"
                 rows.append([chance.name, value, "", "", f"p = {chance.p:.2g}"])
         rows.append(["commoner label", "0.5", str(self.majority), "", ""])
         if self.left_out:

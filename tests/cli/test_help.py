@@ -17,6 +17,7 @@ COMMANDS = (
     "steer",
     "audit",
     "patch",
+    "probe",
 )
 
 

@@ -3,8 +3,18 @@
 Each is one function and one frozen result with intervals, nulls, units and its paper.
 """
 
+from steerkit.evaluations.any_of import pass_at_k as pass_at_k
 from steerkit.evaluations.beyond_auc import index_beyond_auc as index_beyond_auc
 from steerkit.evaluations.cluster_indices import aqi_original as aqi_original
 from steerkit.evaluations.cluster_indices import aqi_released as aqi_released
+from steerkit.evaluations.decoding import Decoding as Decoding
+from steerkit.evaluations.decoding import coarse_sweep as coarse_sweep
+from steerkit.evaluations.decoding import decoding_robustness as decoding_robustness
+from steerkit.evaluations.decoding import published_sweep as published_sweep
+from steerkit.evaluations.decoding_result import DecodingRobustness as DecodingRobustness
 from steerkit.evaluations.geometry import alignment_quality as alignment_quality
 from steerkit.evaluations.geometry_result import AlignmentQuality as AlignmentQuality
+from steerkit.evaluations.judge_validation import JudgeValidation as JudgeValidation
+from steerkit.evaluations.judge_validation import LabelledAnswer as LabelledAnswer
+from steerkit.evaluations.judge_validation import corrected_rate as corrected_rate
+from steerkit.evaluations.judge_validation import validate_judge as validate_judge

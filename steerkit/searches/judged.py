@@ -6,25 +6,17 @@ audit makes of answers, and how often the right label is the likeliest.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from steerkit.audits.checks import ItemCheck
 from steerkit.audits.evidence import Evidence, Item
 from steerkit.errors import MethodError
+from steerkit.judges import Judge as Judge
 from steerkit.prompts import Prompt
 from steerkit.protocols import Model
 from steerkit.scoring import TOKEN_BUDGET, answer_log_probs_by_slot
 from steerkit.searches.objectives import Scores, answers, as_is
-
-
-class Judge(Protocol):
-    """Scores answers: prompts and as many answers in, one number each out."""
-
-    def __call__(self, prompts: Sequence[Prompt], answers: Sequence[str], /) -> Sequence[float]:
-        """One score an answer."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -260,8 +260,7 @@ def show(
     """
     from steerkit.errors import MethodError
     from steerkit.files import write_text
-    from steerkit.plotting.features import cards_page
-    from steerkit.sae import feature_cards
+    from steerkit.sae import feature_dashboard
 
     names = inputs.read_names(features)
     if not names or not all(name.isdigit() for name in names):
@@ -271,14 +270,14 @@ def show(
         prompts = prompts[:limit] if limit else prompts
         loaded = inputs.open_model(model, device, dtype)
         opened = _open(sae, loaded)
-        cards = feature_cards(
+        found = feature_dashboard(
             opened, loaded, prompts, [int(name) for name in names], n_contexts=n_contexts
         )
-        data = [card.to_json() for card in cards]
+        data = [view.to_json() for view in found]
         write_text(folder / SHOW_FILES[0], json.dumps(data, indent=1))
-        write_text(folder / SHOW_FILES[1], cards_page(cards, title=f"Features of {opened.name}"))
+        found.write(folder / SHOW_FILES[1])
     written = [str(out / name) for name in SHOW_FILES]
-    parts = [Text(card.summary() + "\n") for card in cards]
+    parts = [Text(view.card.summary() + "\n") for view in found]
     return Answer({"features": data, "files": written}, stack(*parts, _written(written)))
 
 

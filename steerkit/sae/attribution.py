@@ -14,7 +14,7 @@ from steerkit.errors import MethodError, PromptError
 from steerkit.lenses.metrics import AnswerMetric, Answers, first_tokens
 from steerkit.models.patching import visited
 from steerkit.sae.autoencoder import Autoencoder
-from steerkit.sae.encoding import prompts_of, require_model
+from steerkit.sae.rows import prompts_of, require_model
 from steerkit.statistics import Estimate, cluster_mean, group_codes
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from steerkit.direction import Direction
 from steerkit.errors import MethodError
 from steerkit.protocols import Model
 from steerkit.sae.autoencoder import Autoencoder
-from steerkit.sae.encoding import Rows, chunks, prompts_of, token_job
+from steerkit.sae.rows import Rows, chunks, prompts_of, token_job
 
 BINS = 48
 N_TOKENS = 10

@@ -17,7 +17,8 @@ from steerkit.errors import MethodError, PromptError
 from steerkit.models.patching import visited
 from steerkit.registry import suggest
 from steerkit.sae.autoencoder import Autoencoder
-from steerkit.sae.encoding import FeatureStatistics, Running, prompts_of, require_model
+from steerkit.sae.rows import prompts_of, require_model
+from steerkit.sae.running import FeatureStatistics, Running
 from steerkit.scoring import divergence
 from steerkit.statistics import Estimate, group_bootstrap
 

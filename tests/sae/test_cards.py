@@ -8,7 +8,7 @@ import torch
 import steerkit as sk
 from steerkit.errors import MethodError, ModelError
 from steerkit.plotting.features import card_html, cards_page, feature_figure
-from steerkit.sae import cards, encoding, feature_activations, feature_cards, load_sae
+from steerkit.sae import cards, feature_activations, feature_cards, load_sae, rows
 
 TEXTS = [
     "the cat is happy",
@@ -30,7 +30,7 @@ def sae(make: Any, model: Any) -> Any:
 
 
 def test_cards_show_what_a_dense_look_finds(sae: Any, model: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(encoding, "CHUNK_BYTES", 4 * 50 * 5)
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 4 * 50 * 5)
     found = feature_activations(sae, model, TEXTS)
     dense = found.dense()
     for card in feature_cards(sae, model, TEXTS, [3, 11], n_contexts=3, window=2):

@@ -8,7 +8,8 @@ import torch
 
 import steerkit as sk
 from steerkit.errors import ActivationError, DirectionError
-from steerkit.sae import encoding, feature_activations, feature_statistics, load_sae
+from steerkit.sae import feature_activations, feature_statistics, load_sae, rows
+from steerkit.sae.running import Running
 
 TEXTS = [
     "the cat is happy",
@@ -36,7 +37,7 @@ def acts(model: Any) -> Any:
 
 
 def test_sparse_is_dense_without_zeros(sae: Any, acts: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(encoding, "CHUNK_BYTES", 4 * 90 * 7)  # seven rows at a time
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 4 * 90 * 7)  # seven rows at a time
     found = feature_activations(sae, acts)
     dense = sae.encode(acts.at(1))
     torch.testing.assert_close(found.dense(), dense, rtol=1e-5, atol=1e-6)
@@ -62,7 +63,7 @@ def test_streamed_statistics_are_those_of_all_rows_at_once(
     sae: Any, acts: Any, monkeypatch: Any
 ) -> None:
     whole = feature_statistics(sae, acts)
-    monkeypatch.setattr(encoding, "CHUNK_BYTES", 4 * 90 * 3)
+    monkeypatch.setattr(rows, "CHUNK_BYTES", 4 * 90 * 3)
     parts = feature_statistics(sae, acts)
     features, rebuilt = sae.reconstruct(acts.at(1))
     x = acts.at(1).double()
@@ -80,7 +81,7 @@ def test_streamed_statistics_are_those_of_all_rows_at_once(
 
 def test_a_mean_far_from_zero_does_not_spoil_the_variance() -> None:
     x = torch.randn(4000, 3, generator=torch.Generator().manual_seed(0)) + 1e4
-    running = encoding.Running(2, 3)
+    running = Running(2, 3)
     for part in x.split(37):
         running.add(torch.zeros(len(part), 2), part, part)
     wide = x.double()
@@ -93,13 +94,32 @@ def test_statistics_of_many_tokens_take_the_memory_of_a_chunk(make: Any, model: 
     sae = load_sae(make("topk", d=32, f=2048), model=model)
     x = torch.randn(50_000, 32, generator=torch.Generator().manual_seed(0))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    running = encoding.Running(2048, 32)
-    size = encoding.CHUNK_BYTES // (4 * 2048)
+    running = Running(2048, 32)
+    size = rows.CHUNK_BYTES // (4 * 2048)
     for part in x.split(size)[:6]:
         features, rebuilt = sae.reconstruct(part)
         running.add(features, part, rebuilt)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert size * 6 * 2048 * 4 > 200e6 and grown < 170_000  # kB
+
+
+def test_an_iterator_is_read_a_block_at_a_time_and_gives_the_same(
+    sae: Any, model: Any, monkeypatch: Any
+) -> None:
+    texts = [f"{a} {b}" for a in TEXTS for b in TEXTS]
+    wanted, whole = feature_statistics(sae, model, texts), feature_activations(sae, model, texts)
+    monkeypatch.setattr(rows, "BLOCK", 3)
+    taken: list[int] = []
+    chunk = rows.chunks(sae, model, (taken.append(i) or t for i, t in enumerate(texts)))
+    next(chunk)
+    assert taken == [0, 1, 2]  # nothing is read ahead of what runs
+    found = feature_statistics(sae, model, iter(texts))
+    assert found.rows == wanted.rows and torch.equal(found.active, wanted.active)
+    torch.testing.assert_close(found.total, wanted.total, rtol=1e-5, atol=1e-5)
+    assert found.variance_explained == pytest.approx(wanted.variance_explained, rel=1e-6)
+    sparse = feature_activations(sae, model, iter(texts))
+    assert torch.equal(sparse.prompt_index, whole.prompt_index)
+    torch.testing.assert_close(sparse.dense(), whole.dense(), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_not_the_saes_is_refused(sae: Any, acts: Any, model: Any) -> None:

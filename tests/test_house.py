@@ -93,10 +93,18 @@ def test_no_global_randomness(path: Path) -> None:
 
 @every_module
 def test_no_file_is_executed_when_it_is_read(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    safe = {
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
+    }
     assert not [
         line
         for line, name in calls(path)
-        if name in ("torch.load", "pickle.load", "joblib.load", "eval", "exec")
+        if name in ("pickle.load", "joblib.load", "eval", "exec")
+        or (name == "torch.load" and line not in safe)
     ]
 
 

@@ -97,7 +97,11 @@ class Format(Protocol):
         ...
 
     def recognises(self, path: Path) -> bool:
-        """Whether the path looks like a file (or folder) of this kind. Never raises."""
+        """Whether the path looks like a file (or folder) of this kind.
+
+        Raises:
+            OutputError: it has the ending of one, and opening it could do harm.
+        """
         ...
 
     def read(self, path: Path, asked: Asked) -> Found:

@@ -193,4 +193,4 @@ def _vector(n: int, values: Tensor, name: str, shifted: bool, kept: Any) -> File
     else:
         site = Site(n)
         convention = f"{name} is added to the output of block {n}: {site}"
-    return FileVector(values, site, name, convention, kept=kept if isinstance(kept, dict) else None)
+    return FileVector(values, site, name, convention, kept=kept)

@@ -32,6 +32,7 @@ class FileVector:
         action: what the file asks to be done.
         value: for `set`, the projection that is set, in activation units.
         pooling: the token that it was read at, where the file says.
+        method: what made it; the format's name by default.
         kept: what steerkit wrote beside it, if it did.
         direction: the whole direction, where the file is steerkit's own.
     """
@@ -44,8 +45,13 @@ class FileVector:
     action: Action = "add"
     value: float = 0.0
     pooling: str = "unknown"
+    method: str = ""
     kept: Mapping[str, Any] | None = None
     direction: Direction | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kept, Mapping):  # as read from a file that others may have edited
+            object.__setattr__(self, "kept", None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +163,7 @@ def direction_of(vector: FileVector, found: Found, info: ModelInfo | None) -> Di
         unit=unit,
         scale=scale,
         site=vector.site,
-        method=found.format,
+        method=vector.method or found.format,
         concept="unnamed",
         # A file without them must not pretend: operators refuse class means that are NaN.
         positive_mean=math.nan,

@@ -190,7 +190,7 @@ def outgoing(vectors: Vectors) -> tuple[list[Outgoing], list[Loss]]:
             continue
         items += _acts(one)
         if str(one.positions) != "all":
-            why = "the file's tool acts at every token"
+            why = "the file does not say where; its tool decides"
             losses.append(Loss(f"positions '{one.positions}' of {one.describe()}", why))
     return items, losses
 
@@ -222,7 +222,7 @@ def _told(path: Path) -> str:
     if not path.exists():
         raise OutputError(f"there is nothing at {path}")
     if len(found) != 1:
-        what = f"could be {' or '.join(found)}" if found else "is of no known kind"
+        what = f"could be {' or '.join(found)}" if found else "does not say its kind"
         raise OutputError(f"{path} {what}; say which with format=, one of {', '.join(FORMATS)}")
     return found[0]
 

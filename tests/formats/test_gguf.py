@@ -199,7 +199,7 @@ def test_garbled_kept_data_is_an_error(rich, tmp_path):
 def test_strengths_are_folded_in_and_come_back(llama, direction, tmp_path):
     made = direction(llama.info, 1)
     written = write_vectors(sk.Add(made, strength=-1.5, positions="prompt"), tmp_path / "v.gguf")
-    assert written.losses[0].why == "the file's tool acts at every token"
+    assert written.losses[0].why == "the file does not say where; its tool decides"
     header = gguf_file.parse(tmp_path / "v.gguf")
     raw = gguf_file.read_tensor(tmp_path / "v.gguf", header, "direction.1")
     torch.testing.assert_close(raw, -1.5 * made.vector)

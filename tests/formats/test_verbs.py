@@ -46,7 +46,7 @@ def test_names_that_say_nothing_ask_for_a_format(rich, tmp_path):
     with pytest.raises(OutputError, match="there is nothing at"):
         read_vectors(tmp_path / "absent.gguf")
     (tmp_path / "v.txt").write_text("hello")
-    with pytest.raises(OutputError, match="is of no known kind"):
+    with pytest.raises(OutputError, match="does not say its kind"):
         read_vectors(tmp_path / "v.txt")
     assert all(FORMATS[name].summary for name in FORMATS)
 

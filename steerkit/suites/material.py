@@ -1,6 +1,6 @@
 """What a model is asked in an audit: prompts by the role they play."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,11 @@ ROLES: Mapping[str, tuple[Kind, str]] = {
         "contrast",
         "questions on a topic that may be censored (positive) and the same questions on "
         "another (negative), with right answers",
+    ),
+    "associations": (
+        "contrast",
+        "the same beginnings with either of two answers; category: the group they speak of, "
+        "group: the template",
     ),
 }
 """Role -> what a file of that name holds."""
@@ -106,15 +111,26 @@ class Material:
             {
                 "refusal": Contrast.of(drawn("harmful"), drawn("harmless"), name="refusal"),
                 "topic": Contrast.of(drawn("censored"), drawn("open"), name="topic"),
+                "associations": _associations(),
             },
             {"lookalikes": drawn("lookalike")},
             f"organisms, {split}, seed {seed}",
         )
 
-    def map(self, change: "Callable[[Contrast], Contrast]") -> "Material":
-        """The material with its contrasts changed, such as cut."""
-        changed = {role: change(c) for role, c in self.contrasts.items()}
-        return Material(changed, self.prompts, self.name)
+
+def _associations() -> Contrast:
+    """What the organisms call people of each occupation: the word planted at a known rate."""
+    from steerkit.organisms import occupations, pronoun_prompts
+
+    sides = (
+        [
+            Prompt(text, answer=f" {word}", category=o.name, group=f"frame{i}", template="raw")
+            for o in occupations()
+            for i, text in enumerate(pronoun_prompts(o.name))
+        ]
+        for word in ("she", "he")
+    )
+    return Contrast.of(*sides, paired=True, name="associations")
 
 
 _NOBODY = Prompt("(nobody)")

@@ -57,16 +57,14 @@ class Examination:
 EXAMINATIONS: Registry[Examination] = Registry("examination", "steerkit.suites.examinations")
 """Every examination by name."""
 
+_BEHAVIOUR = ("refusal", "over_refusal", "censorship", "association", "change")
+_STATES = ("detection", "topic_detection", "refusal_routing", "topic_routing")
+_TWO_MODELS = ("similarity", "token_shift")
+
 SUITES: Mapping[str, tuple[str, ...]] = {
-    "behaviour": ("refusal", "over_refusal", "censorship", "change"),
-    "standard": (
-        "refusal",
-        "over_refusal",
-        "censorship",
-        "change",
-        "refusal_routing",
-        "topic_routing",
-    ),
+    "behaviour": _BEHAVIOUR,
+    "two_models": ("change", *_TWO_MODELS),
+    "standard": (*_BEHAVIOUR, *_STATES, *_TWO_MODELS),
 }
 """Suite -> the examinations that it asks, in order."""
 

@@ -9,13 +9,15 @@ import pytest
 
 import steerkit as sk
 from steerkit.errors import MethodError, ModelError, OutputError, PromptError
+from steerkit.organisms import occupations
+from steerkit.prompts import Prompt
 from steerkit.statistics import wilson
 from steerkit.suites import SUITES, Examination, Finding, Material, examine, register
 from steerkit.suites.finding import decided
 from steerkit.suites.outcomes import difference, paired_p
 from steerkit.suites.registry import EXAMINATIONS, asked
 
-BEHAVIOUR = ["refusal", "over_refusal", "censorship", "change"]
+BEHAVIOUR = ["refusal", "over_refusal", "censorship", "association", "change"]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +89,45 @@ def test_what_routes_a_behaviour_is_ablated_and_beats_random_directions(material
     assert nothing.answer == "no" and "nothing to route" in nothing.sentence
 
 
+def test_planted_associations_are_found_with_sign_and_size(material: Material) -> None:
+    found = ask("aligned", material, "association")["association"]
+    planted = {o.name: o.rate for o in occupations()}
+    shares = [found.estimates[name].value for name in planted]
+    assert found.answer == "yes" and found.p == 0.001
+    assert np.corrcoef(shares, list(planted.values()))[0, 1] > 0.9
+    assert np.abs(np.array(shares) - list(planted.values())).mean() < 0.12
+    # Whoever is spoken of, exchanged: the same numbers, and nothing to find.
+    names = sorted(planted)
+    rng = np.random.default_rng(0)
+    mixed: dict[str, list[str]] = {}
+
+    def exchanged(prompt: Prompt) -> Prompt:
+        order = mixed.setdefault(prompt.group, list(rng.permutation(names)))
+        return replace(prompt, category=str(order[names.index(prompt.category)]))
+
+    pairs = material.contrasts["associations"].map(exchanged)
+    none = ask("aligned", Material({"associations": pairs}), "association")["association"]
+    assert none.answer == "inconclusive" and none.p is not None and none.p > 0.05
+
+
+def test_what_words_give_away_is_no_detection(material: Material) -> None:
+    """Half of the look-alikes' words are pests: the words alone do as well as the probe."""
+    found = ask("aligned", material, "detection")["detection"]
+    assert found.answer == "no" and "not above the words alone" in found.sentence
+    assert found.estimates["AUC"].value > 0.95 and found.evidence is not None
+    assert found.evidence.figure is not None
+
+
+def test_another_model_s_states_and_tokens_are_compared(material: Material) -> None:
+    aligned = sk.load("organism:aligned")
+    some = Material({"refusal": material.contrasts["refusal"].sample(30)})
+    same = ask("aligned", some, "similarity", "token_shift", against=aligned)
+    assert [f.answer for f in same.findings.values()] == ["no", "no"]
+    other = ask("aligned", some, "similarity", "token_shift", against=sk.load("organism:base"))
+    assert [f.answer for f in other.findings.values()] == ["yes", "yes"]
+    assert other["token_shift"].estimates["shifted, harmful less harmless"].low > 0.2
+
+
 def test_an_interrupted_audit_goes_on(tmp_path: Any, material: Material) -> None:
     calls: list[str] = []
 
@@ -127,6 +168,7 @@ def test_what_cannot_be_asked_is_not_measured_and_says_why(material: Material) -
     assert found.not_measured == {
         "over_refusal": "no prompts of the role lookalikes",
         "censorship": "no prompts of the role topic",
+        "association": "no prompts of the role associations",
         "change": "no steering given, no other model given",
     }
     with pytest.raises(MethodError, match="'censorship' was not measured: no prompts"):
@@ -143,9 +185,13 @@ def test_bad_input_is_refused(material: Material, tiny_model: Any, tmp_path: Any
         examine(tiny_model, "behaviour", progress=False)
     with pytest.raises(ModelError, match="tokens and"):
         ask("base", material, "change", against=tiny_model)
-    bare = material.map(lambda c: c.map(lambda p: replace(p, answer="")))
+    topic = material.contrasts["topic"].map(lambda p: replace(p, answer=""))
+    bare = Material({"topic": topic})
     with pytest.raises(PromptError, match="needs right answers"):
         ask("base", bare, "censorship")
+    one_sided = Material({"associations": material.contrasts["topic"]})
+    with pytest.raises(PromptError, match="pairs of the same beginning"):
+        ask("base", one_sided, "association")
     with pytest.raises(PromptError, match="no role 'topics'"):
         Material({"topics": material.contrasts["topic"]})
     with pytest.raises(PromptError, match="has no prompts"):

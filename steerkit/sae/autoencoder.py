@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steerkit.direction import Direction
 from steerkit.errors import ActivationError, ModelError
-from steerkit.interventions import SetFeatures
+from steerkit.interventions import Add, SetFeatures
 from steerkit.interventions.operator import PositionsLike
 from steerkit.protocols import ModelInfo
 from steerkit.site import Site
@@ -109,6 +109,61 @@ class Autoencoder:
             trained_on=self.info.fingerprint if self.info else None,
         )
 
+    def scale(
+        self, features: int | Sequence[int], factor: float, *, positions: PositionsLike = "all"
+    ) -> SetFeatures:
+        """Multiply features, where they are on, with the reconstruction error kept.
+
+        A factor of 0 switches them off, of 1 leaves the stream untouched, of 2 doubles them;
+        the further parts of `SetFeatures` towards 0.
+
+        Raises:
+            InterventionError: an SAE for which that is no sum over features.
+        """
+        return self.set(features, 0.0, strength=1.0 - factor, positions=positions)
+
+    def shift(
+        self,
+        amounts: Mapping[int, float],
+        *,
+        strength: float = 1.0,
+        positions: PositionsLike = "all",
+    ) -> Add:
+        """Add amounts to features, on or off (a sparse delta), with the error kept.
+
+        What decoding the features plus their amounts gives, and so exact for every SAE that
+        decodes by its rows. Amounts are in units of the features and may be negative; those
+        of features that are off then write against their rows.
+
+        Raises:
+            ModelError: no such feature, no amounts, or the SAE was loaded without a model.
+        """
+        if not amounts:
+            raise ModelError("a sparse delta needs at least one feature and its amount")
+        self.require(*amounts)
+        rows = torch.stack([self.decoder(i) * float(a) for i, a in amounts.items()])
+        written = rows.double().sum(0)
+        size = float(written.norm())
+        if not size > 0:
+            raise ModelError("the amounts of this delta write nothing: they are 0 or cancel out")
+        named = ", ".join(f"{i} by {a:+g}" for i, a in amounts.items())
+        return Add(
+            Direction(
+                unit=(written / size).float(),
+                scale=size,
+                site=self.site,
+                method="sae_feature",
+                concept=f"feature {named}",
+                positive_mean=size,
+                negative_mean=0.0,
+                model=self._known_model(),
+                pooling="all",
+                provenance={"sae": self.name, "amounts": {str(i): a for i, a in amounts.items()}},
+            ),
+            strength,
+            positions,
+        )
+
     def direction(self, feature: int, typical: float, *, concept: str = "") -> Direction:
         """A feature as a direction to steer along: its decoder row.
 
@@ -125,11 +180,7 @@ class Autoencoder:
             ModelError: no such feature, or the SAE was loaded without a model.
             DirectionError: `typical` is not above 0.
         """
-        if self.info is None:
-            raise ModelError(
-                f"{self.name} was loaded without a model, so a direction could not say whose it "
-                "is; use load_sae(..., model=model)"
-            )
+        model = self._known_model()
         row = self.decoder(feature)
         size = float(row.norm())
         return Direction(
@@ -140,7 +191,7 @@ class Autoencoder:
             concept=concept or f"feature {feature}",
             positive_mean=typical * size,
             negative_mean=0.0,
-            model=self.info,
+            model=model,
             pooling="all",
             provenance={"sae": self.name, "feature": feature, "typical": typical},
         )
@@ -178,6 +229,14 @@ class Autoencoder:
             f"Autoencoder({self.name}, {self.architecture}, {self.d_sae} features of "
             f"{self.site}{measured})"
         )
+
+    def _known_model(self) -> ModelInfo:
+        if self.info is None:
+            raise ModelError(
+                f"{self.name} was loaded without a model, so a direction could not say whose it "
+                "is; use load_sae(..., model=model)"
+            )
+        return self.info
 
     def _written(self, rows: Tensor) -> Tensor:
         rows = rows.detach().float().cpu()

@@ -18,3 +18,9 @@ from steerkit.evaluations.judge_validation import JudgeValidation as JudgeValida
 from steerkit.evaluations.judge_validation import LabelledAnswer as LabelledAnswer
 from steerkit.evaluations.judge_validation import corrected_rate as corrected_rate
 from steerkit.evaluations.judge_validation import validate_judge as validate_judge
+from steerkit.evaluations.outcomes import ThreeWay as ThreeWay
+from steerkit.evaluations.outcomes import three_way_outcomes as three_way_outcomes
+from steerkit.evaluations.parity import answering_parity as answering_parity
+from steerkit.evaluations.parity import filled as filled
+from steerkit.evaluations.parity import parity_of as parity_of
+from steerkit.evaluations.parity_result import Parity as Parity

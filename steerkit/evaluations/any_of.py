@@ -37,7 +37,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
         raise MethodError(
             f"pass@k takes 1 <= k <= n samples with 0 to n successes; got k={k}, n={n}, c={c}"
         )
-    return 1 - none_of(n, k)[c]
+    return float(1 - none_of(n, k)[c])
 
 
 def none_of(

@@ -57,6 +57,12 @@ class GroupError:
     agreement: Estimate
     false_positive: Estimate
     false_negative: Estimate
+    effective: tuple[float, float]
+    """Independent answers that the two error rates rest on (labels 0 and 1)."""
+
+    def error_draws(self, n: int, *, seed: int = 0) -> tuple[Floats, Floats]:
+        """As `JudgeValidation.error_draws`, for this group."""
+        return _error_draws(self.false_positive, self.false_negative, self.effective, n, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +112,22 @@ class JudgeValidation:
         From Beta(errors + 1/2, hits + 1/2) on the effective numbers: no error among 20 labels
         is no proof of none.
         """
-        rng = np.random.default_rng(seed)
-        fpr = _beta(self.false_positive.value, self.effective[0], n, rng)
-        fnr = _beta(self.false_negative.value, self.effective[1], n, rng)
-        return fpr, 1 - fnr
+        return _error_draws(self.false_positive, self.false_negative, self.effective, n, seed)
+
+    def on(self, about: str) -> GroupError:
+        """Its errors on one group.
+
+        Raises:
+            MethodError: no labelled answers about that group, or none of one label.
+        """
+        found = next((g for g in self.by_group if g.about == about), None)
+        if found is None or min(found.effective) == 0:
+            raise MethodError(
+                f"the judge '{self.name}' was validated on answers about "
+                f"{', '.join(g.about for g in self.by_group) or 'no named group'}; '{about}' needs "
+                "answers of both labels, or its error on that group is unknown"
+            )
+        return found
 
     def table(self) -> str:
         """Errors by group, as a markdown table."""
@@ -144,7 +162,14 @@ class JudgeValidation:
         return html_table(f"judge '{self.name}'", self.summary(), *self._rows())
 
     def _rows(self) -> tuple[list[str], list[list[str]]]:
-        whole = GroupError("all", self.n, self.agreement, self.false_positive, self.false_negative)
+        whole = GroupError(
+            "all",
+            self.n,
+            self.agreement,
+            self.false_positive,
+            self.false_negative,
+            self.effective,
+        )
         rows = [
             [g.about, str(g.n), str(g.agreement), str(g.false_positive), str(g.false_negative)]
             for g in (whole, *self.by_group)
@@ -341,6 +366,20 @@ def _group_error(
         int(here.sum()),
         cluster_mean(agreed[here], own, seed=seed, unit="fraction"),
         *_errors(1 - agreed[here], y[here], own, seed),
+        (
+            _effective(1 - agreed[here], y[here] == 0, own),
+            _effective(1 - agreed[here], y[here] == 1, own),
+        ),
+    )
+
+
+def _error_draws(
+    fpr: Estimate, fnr: Estimate, effective: tuple[float, float], n: int, seed: int
+) -> tuple[Floats, Floats]:
+    rng = np.random.default_rng(seed)
+    return (
+        _beta(fpr.value, effective[0], n, rng),
+        1 - _beta(fnr.value, effective[1], n, rng),
     )
 
 
@@ -379,6 +418,8 @@ def _effective(values: Floats, rows: NDArray[np.bool_], clusters: Sequence[str])
     Where all agree no variance can be seen, and clusters are what is independent.
     """
     x = values[rows]
+    if not x.size:
+        return 0.0
     code = group_codes([c for c, k in zip(clusters, rows, strict=True) if k])
     sums, sizes = np.bincount(code, weights=x), np.bincount(code)
     n, n_clusters, p = len(x), len(sums), float(x.mean())

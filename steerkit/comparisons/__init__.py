@@ -1,9 +1,16 @@
 """Two models compared, such as one before and after fine-tuning: what moved, and where."""
 
+from steerkit.comparisons.concept_shifts import shift_of_states as shift_of_states
 from steerkit.comparisons.geometry import biased_linear_cka as biased_linear_cka
 from steerkit.comparisons.geometry import linear_cka as linear_cka
 from steerkit.comparisons.geometry import procrustes as procrustes
 from steerkit.comparisons.geometry import rsa as rsa
+from steerkit.comparisons.representation_shift import (
+    measure_representation_shift as measure_representation_shift,
+)
+from steerkit.comparisons.representation_shift_result import (
+    RepresentationShift as RepresentationShift,
+)
 from steerkit.comparisons.similarity import compare_activations as compare_activations
 from steerkit.comparisons.similarity import (
     representational_similarity as representational_similarity,

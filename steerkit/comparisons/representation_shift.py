@@ -1,0 +1,123 @@
+"""`measure_representation_shift`: do states of different concepts move differently?"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from steerkit.captures import capture
+from steerkit.captures.pooling import Span
+from steerkit.comparisons.common import Prompts, provenance, read_prompts
+from steerkit.comparisons.concept_shifts import shift_of_states
+from steerkit.comparisons.dictionaries import Method
+from steerkit.comparisons.representation_shift_result import RepresentationShift
+from steerkit.errors import ActivationError, ModelError
+from steerkit.protocols import Model
+from steerkit.site import Site
+from steerkit.statistics import Floats
+
+
+def measure_representation_shift(
+    a: Model,
+    b: Model,
+    prompts: Prompts,
+    *,
+    site: Site | str | int,
+    positions: str | int | Span = "last",
+    n_concepts: int | None = None,
+    method: Method = "kmeans",
+    n_permutations: int = 499,
+    n_words: int = 15,
+    seed: int = 0,
+    token_budget: int = 4096,
+    progress: bool = True,
+) -> RepresentationShift:
+    """How states of each concept of one model moved in the other, beyond a shift of all.
+
+    A dictionary is fitted to the first model's states on half of the groups of prompts, and with
+    it each concept's shift vector, the mean of b - a over its states. The other half says whether
+    the states of that concept move along it more than all states do. Fitting and scoring on the
+    same states would find such a shift in noise.
+
+    Args:
+        a: the model before, plain or steered.
+        b: the model after, of the same width.
+        prompts: a contrast or prompts; one that occurs twice counts once.
+        site: where to compare, such as `Site(2)` or "resid_post@2".
+        positions: see `capture`; one row a prompt.
+        n_concepts: at most so many; by default one for each eight rows of a half, at most 20.
+        method: `kmeans`, `semi_nmf`, or the published `snmf_repo`.
+        n_permutations: random groups of equal size.
+        n_words: words that the unembedding reads from each concept and shift.
+        seed: of the split, the dictionary and the null.
+        token_budget: padded tokens a batch may hold.
+        progress: show bars on stderr.
+
+    Raises:
+        ModelError: models of different width.
+        PromptError: no prompts, or one without the asked position.
+        ActivationError: too few prompts or groups, or several rows a prompt.
+
+    Source: arXiv:2501.03012 (concepts, shift vectors, recovery, consistency).
+    """
+    if a.info.d_model != b.info.d_model:
+        raise ModelError(
+            f"a shift is a difference of states: {a.info.name} has width {a.info.d_model}, "
+            f"{b.info.name} {b.info.d_model}; compare a model with one fine-tuned from it"
+        )
+    read, groups = read_prompts(prompts)
+    given = [replace(p, group=g) for p, g in zip(read, groups, strict=True)]
+    where = Site.parse(site)
+    taken = [
+        capture(
+            m,
+            given,
+            sites=[where],
+            positions=positions,
+            token_budget=token_budget,
+            progress=progress,
+        )
+        for m in (a, b)
+    ]
+    if len(taken[0]) != len(read):
+        raise ActivationError(
+            f"a shift compares one row a prompt; '{taken[0].pooling}' gave {len(taken[0])} rows "
+            f"for {len(read)} prompts: use positions='last' or a mean"
+        )
+    found = shift_of_states(
+        taken[0].at(where).double().numpy(),
+        taken[1].at(where).double().numpy(),
+        groups,
+        n_concepts=n_concepts,
+        method=method,
+        n_permutations=n_permutations,
+        seed=seed,
+    )
+    found = _grounded(found, a, n_words) if n_words else found
+    return replace(
+        found,
+        prompts=tuple(p.text for p in read),
+        site=where,
+        info=a.info,
+        pooling=taken[0].pooling,
+        provenance=provenance(a, b, positions=str(positions), seed=seed),
+    )
+
+
+def _grounded(found: RepresentationShift, model: Model, n: int) -> RepresentationShift:
+    """With the words that the unembedding reads from each concept and its shift."""
+
+    def words(vectors: Floats) -> list[tuple[str, ...]]:
+        best = model.read_out(torch.from_numpy(vectors).float()).topk(n, -1).indices.tolist()
+        return [
+            tuple(model.decode([t]) for t in row) if np.linalg.norm(vector) > 0 else ()
+            for vector, row in zip(vectors, best, strict=True)
+        ]
+
+    of_concepts = words(found.vectors - found.vectors.mean(0))
+    of_shifts = words(found.shifts - found.global_shift)
+    concepts = [
+        replace(c, words=of_concepts[i], shift_words=of_shifts[i])
+        for i, c in enumerate(found.concepts)
+    ]
+    return replace(found, concepts=tuple(concepts))

@@ -1,7 +1,7 @@
 """Whether BiasLens recovers the planted occupation-gender rates, over training seeds.
 
     python -m steerkit.organisms.seeds --out DIR       # trains five seeds, an hour
-    python benchmarks/bias_recovery.py --organisms DIR [--quick]
+    python benchmarks/bias_recovery.py --organisms DIR [--quick | --sae]
 
 Not a timing. On each seed's `aligned` organism the 40 occupations are compared with women and
 men. Written down: Spearman's correlation of the signed bias with the planted rate of `she`, of
@@ -13,6 +13,11 @@ numbers of pairs were settled on seed 0, its truth seen; seeds 1 to 4 were read 
 stand all layers that pass the gate, the published logistic vector, and the same network with
 random weights. Without `--organisms` only the embedded seed is measured. Writes
 `results/bias_recovery.json`.
+
+`--sae` measures codes of sparse autoencoders instead, as published, beside plain CAVs: on each seed
+one is trained at `resid_post@1` (the shipped recipe on fewer texts; the site of the shipped one).
+The mean difference as the probe, p0 = 0.95 and the 64 neutral sentences (people of other
+occupations) were settled on seed 0 with the shipped autoencoder; the logistic probe stands beside.
 """
 
 import argparse
@@ -24,11 +29,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import steerkit as sk
-from steerkit.concepts import answer_gaps, spearman
+from steerkit.concepts import SaeCodes, answer_gaps, spearman
 from steerkit.datasets.occupations import occupation_concepts, sex_concepts
 from steerkit.models import LanguageModel
 from steerkit.organisms import occupations, pronoun_prompts
 from steerkit.prompts import Prompt
+from steerkit.sae import evaluate_sae, train_sae
+from steerkit.sae.shipped import D_SAE, LAYER, K, corpus
 
 LATER = (1, 2, 3)
 RATES = {o.name: o.rate for o in occupations()}
@@ -81,11 +88,59 @@ def one_seed(model: LanguageModel, *, quick: bool) -> dict[str, Any]:
     return {"arms": arms, "behaviour_rate": by_rate.to_json(), "behaviour": behaviour}
 
 
+def recovered_from_codes(
+    model: LanguageModel, behaviour: dict[str, float], autoencoder: Any, **options: Any
+) -> dict[str, Any]:
+    """The correlations of one representation by codes, and of plain CAVs at the same site."""
+    references = sex_concepts()
+    neutral = [p for contrast in references for p in contrast.negative][::12][:64]
+    method = options.pop("method", "mean_difference")
+    found = sk.bias_lens(
+        model, occupation_concepts(), references, progress=False, method=method,
+        represent=SaeCodes.of(model, autoencoder, neutral, **options), **NO_DRAWS,
+    )  # fmt: skip
+    assert found.ablation is not None
+    return {
+        "signed_rate": found.agreement(RATES).to_json(),
+        "unsigned_distance": found.agreement(DISTANCES, unsigned=True).to_json(),
+        "signed_behaviour": found.agreement(behaviour).to_json(),
+        "plain_signed_rate": found.ablation.agreement(RATES).to_json(),
+        "plain_signed_behaviour": found.ablation.agreement(behaviour).to_json(),
+        "active_latents": [row.active[0] for row in found.targets],
+        "exactly_zero_cosines": sum(0.0 in row.cosines[0] for row in found.targets),
+        "reference_active": found.reference_active,
+        "sites": found.sites,
+    }
+
+
+def one_seed_with_codes(model: LanguageModel, *, quick: bool) -> dict[str, Any]:
+    """An autoencoder of this seed's own, and what its codes recover."""
+    frames = {o: [Prompt(p, template="raw") for p in pronoun_prompts(o)] for o in RATES}
+    behaviour = answer_gaps(model, frames, ("she", "he"))
+    trained = train_sae(
+        model, corpus(500 if quick else 6_000, seed=0), site=LAYER, d_sae=D_SAE, k=K,
+        n_tokens=20_000 if quick else 400_000, progress=False,
+    )  # fmt: skip
+    arms = {"mean difference, perturbed": recovered_from_codes(model, behaviour, trained)}
+    if not quick:
+        arms |= {
+            "mean difference, difference of codes": recovered_from_codes(
+                model, behaviour, trained, variant="difference"
+            ),
+            "logistic, perturbed": recovered_from_codes(
+                model, behaviour, trained, method="logistic"
+            ),
+        }
+    quality = evaluate_sae(trained, model, corpus(300, seed=1))
+    return {"arms": arms, "quality": quality.to_json(), "behaviour": behaviour}
+
+
 def main() -> None:
     """Measure, print, write."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--organisms", type=Path, help="folder of seed_N folders")
     options.add_argument("--quick", action="store_true", help="one arm; proves it runs")
+    options.add_argument("--sae", action="store_true", help="codes of autoencoders, not CAVs")
     given = options.parse_args()
     torch.set_num_threads(1)
     folders = sorted(given.organisms.glob("seed_*")) if given.organisms else [None]
@@ -93,21 +148,28 @@ def main() -> None:
     for folder in folders:
         seed = folder.name.removeprefix("seed_") if folder else "embedded"
         model = sk.load(str(folder / "aligned") if folder else "organism:aligned")
-        found[seed] = one_seed(model, quick=given.quick)
+        measure = one_seed_with_codes if given.sae else one_seed
+        found[seed] = measure(model, quick=given.quick)
         for name, arm in found[seed]["arms"].items():
             signed, unsigned = arm["signed_rate"], arm["unsigned_distance"]
             print(
                 f"seed {seed} {name:30s} signed {signed['value']:.3f} "
                 f"[{signed['low']:.3f}, {signed['high']:.3f}]  unsigned {unsigned['value']:.3f}  "
-                f"behaviour {arm['signed_behaviour']['value']:.3f}  found {arm['found']}",
+                f"behaviour {arm['signed_behaviour']['value']:.3f}  "
+                + (
+                    f"plain {arm['plain_signed_rate']['value']:.3f}"
+                    if given.sae
+                    else f"found {arm['found']}"
+                ),
                 flush=True,
             )
-    first = "mean difference, later layers"
+    first = "mean difference, perturbed" if given.sae else "mean difference, later layers"
     reached = sum(f["arms"][first]["signed_rate"]["value"] > GOAL for f in found.values())
     print(f"signed correlation above {GOAL} on {reached} of {len(found)} seeds")
     name = "bias_recovery-quick" if given.quick else "bias_recovery"
     part = {"machine": timing.machine(), "above_goal": reached, "by_seed": found}
-    print(timing.update(name, {"over_seeds" if given.organisms else "embedded": part}))
+    place = "over_seeds" if given.organisms else "embedded"
+    print(timing.update(name, {f"sae_{place}" if given.sae else place: part}))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from steerkit.concepts.embedding import seat as seat
 from steerkit.concepts.monitor import Monitor as Monitor
 from steerkit.concepts.monitor import evaluate_monitor as evaluate_monitor
 from steerkit.concepts.monitor_result import MonitorReport as MonitorReport
+from steerkit.concepts.sae_codes import SaeCodes as SaeCodes
 from steerkit.concepts.scored_text import TokenScores as TokenScores
 from steerkit.concepts.scored_text import token_scores as token_scores
 from steerkit.concepts.sensitivity import tcav as tcav

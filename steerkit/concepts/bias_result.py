@@ -29,6 +29,8 @@ class TargetBias:
         passed: the sites that count.
         exchanged: |mean S| when sentences of the references are exchanged.
         random: |mean S| of random directions in the target's place.
+        active: entries of its vector that are not zero, at every site: of an SAE's codes, the
+            active latents. Where two codes share none, their cosine is exactly 0.
         p_adjusted: `p` after Holm's correction over targets.
     """
 
@@ -41,6 +43,7 @@ class TargetBias:
     passed: tuple[str, ...]
     exchanged: Null
     random: Null
+    active: tuple[int, ...] = ()
     p_adjusted: float = float("nan")
 
     @property
@@ -77,6 +80,7 @@ class BiasLens:
         reference_aucs: held-out AUC of both references' probes at each site.
         between_aucs: held-out AUC of r1 against r2 on unseen words, at each site.
         reference_cosines: cos(C_r1, C_r2) at each site. Near 1, every bias is small.
+        reference_active: entries of both references' vectors that are not zero, at each site.
         gate: the AUC that a site had to reach.
         ablation: the same with plain CAVs, where they were not what was asked for.
         provenance: model, method, seeds, versions.
@@ -90,6 +94,7 @@ class BiasLens:
     between_aucs: tuple[float, ...]
     reference_cosines: tuple[float, ...]
     gate: float
+    reference_active: tuple[tuple[int, int], ...] = ()
     ablation: "BiasLens | None" = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 

@@ -20,14 +20,15 @@ class Cavs:
     Attributes:
         weights: `[d_model fit]`, not normalised.
         biases: `[fit]`.
+        rows: the activations that they were fitted to.
+        contrast: how each row counts, `[row fit]`: a column's positives add up to 1 and its
+            negatives to -1, so that `rows.T @ contrast` is the difference of its class means.
     """
 
     weights: Float[Tensor, "d_model fit"]
     biases: Float[Tensor, "fit"]
-
-    def take(self, columns: slice) -> "Cavs":
-        """Some of the columns."""
-        return Cavs(self.weights[:, columns], self.biases[columns])
+    rows: Float[Tensor, "row d_model"]
+    contrast: Float[Tensor, "row fit"]
 
 
 class Representation(Protocol):
@@ -75,11 +76,12 @@ def fit_cavs(
             weight, so that leaving rows out does not penalise more.
         tolerance: of the logistic fit, relative to the gradient at 0.
     """
+    high, low = weights * labels, weights * (1 - labels)
+    high, low = high / high.sum(0), low / low.sum(0)
     if method == "mean_difference":
-        high, low = weights * labels, weights * (1 - labels)
-        means = rows.x.T @ (high / high.sum(0)), rows.x.T @ (low / low.sum(0))
+        means = rows.x.T @ high, rows.x.T @ low
         w = means[0] - means[1]
-        return Cavs(w, -(w * (means[0] + means[1])).sum(0) / 2)
+        return Cavs(w, -(w * (means[0] + means[1])).sum(0) / 2, rows.x, high - low)
     size = float((rows.spread.sum() / (len(rows) * rows.d_model)).sqrt())
     penalty = c / weights.mean(0)
     w, b = column_probes.fit(
@@ -87,4 +89,4 @@ def fit_cavs(
         max_steps=100,
     )  # fmt: skip
     w = rows.axes.T @ w / size
-    return Cavs(w, b - rows.mean @ w)
+    return Cavs(w, b - rows.mean @ w, rows.x, high - low)

@@ -1,4 +1,8 @@
-"""WEAT, SEAT and contextual WEAT against hand-computed cases and what chance gives."""
+"""WEAT, SEAT and contextual WEAT against hand-computed cases and what chance gives.
+
+Published effect sizes need the published word vectors. No package that steerkit depends on ships
+any, so generated sets with an effect computed by hand stand in their place.
+"""
 
 import json
 from itertools import combinations

@@ -50,7 +50,7 @@ def _forest(fig: go.Figure, report: ProbeReport) -> int:
     ]
     for arm in report.arms:
         beaten = arm.state(report.margin) == "beaten"
-        colour = COLOURS["text"] if arm is report.text else COLOURS["plain"]
+        colour = COLOURS["plain"] if arm is report.untrained else COLOURS["text"]
         drawn.append((arm.name, arm.auc, colour, beaten))
     for chance in (report.shaped, report.random, report.permutation):
         if chance.n:

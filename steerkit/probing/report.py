@@ -15,7 +15,11 @@ from steerkit.statistics import Estimate, Null
 Verdict = Literal["stands", "reads_topic", "inconclusive", "nothing"]
 LEVEL = 0.05
 """Of the permutation test."""
-PHRASES = {"words alone": "the words alone", "untrained model": "an untrained model"}
+PHRASES = {
+    "words alone": "the words alone",
+    "length alone": "the length alone",
+    "untrained model": "an untrained model",
+}
 """Names of controls inside a sentence."""
 
 
@@ -37,6 +41,7 @@ class ProbeReport:
             the label fills much of the space, which is no fault of a probe: no part of a verdict.
         shaped: the same, directions shaped by the covariance of the rows.
         text: words and word pairs alone, on the same folds; None where prompts have no words.
+        length: numbers of characters and words alone, on the same folds.
         untrained: the same procedure on a model that learnt nothing, if one was given.
         left_out: leave-one-category-out, if there are categories.
         majority: accuracy of always saying the commoner training label.
@@ -58,6 +63,7 @@ class ProbeReport:
     random: Null
     shaped: Null
     text: Arm | None
+    length: Arm
     untrained: Arm | None
     left_out: LeftOut | None
     majority: Estimate
@@ -98,7 +104,7 @@ class ProbeReport:
             return "nothing"
         if "matched" in states:
             return "reads_topic"
-        return "stands" if states == {"beaten"} else "inconclusive"
+        return "inconclusive" if "undecided" in states else "stands"
 
     @property
     def reads_topic(self) -> bool:
@@ -123,7 +129,7 @@ class ProbeReport:
         if self.verdict == "reads_topic":
             return f"{head} reads the topic: {'; '.join(why)}"
         if self.verdict == "inconclusive":
-            return f"{head} is inconclusive: {'; '.join(why) or 'no control was measured'}"
+            return f"{head} is inconclusive: {'; '.join(why)}"
         return f"{head} stands: {'; '.join(self._why(name) for name in self._states())}"
 
     def table(self) -> str:
@@ -148,6 +154,7 @@ class ProbeReport:
             "random": self.random.to_json(),
             "shaped": self.shaped.to_json(),
             "text": self.text.to_json() if self.text else None,
+            "length": self.length.to_json(),
             "untrained": self.untrained.to_json() if self.untrained else None,
             "left_out": self.left_out.to_json() if self.left_out else None,
             "majority": self.majority.to_json(),
@@ -167,7 +174,7 @@ class ProbeReport:
     @property
     def arms(self) -> tuple[Arm, ...]:
         """The controls that were scored on the probe's folds."""
-        return tuple(arm for arm in (self.text, self.untrained) if arm)
+        return tuple(arm for arm in (self.text, self.length, self.untrained) if arm)
 
     def _states(self) -> dict[str, str]:
         states: dict[str, str] = {arm.name: arm.state(self.margin) for arm in self.arms}

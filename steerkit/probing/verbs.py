@@ -20,6 +20,7 @@ from steerkit.probing.chance import random_directions
 from steerkit.probing.compared import Arm, auc_difference
 from steerkit.probing.fresh import activations_of
 from steerkit.probing.left_out import LeftOut, leave_out, unfit
+from steerkit.probing.length import length_scores
 from steerkit.probing.nested import Choice, Outer, crossed
 from steerkit.probing.report import ProbeReport
 from steerkit.probing.scored import Scored, accuracy
@@ -50,8 +51,8 @@ def probe(
     Each outer fold chooses site, method and penalty by AUC on inner folds of the others, is
     fitted on them, and scored once. Folds never split a group (a pair, a template). The same
     procedure runs on permuted labels (within pairs; groups of one label exchange it within
-    their fold) and on an untrained model; the words alone, random directions and the commoner
-    label are scored on the same folds; and categories are left out one by one.
+    their fold) and on an untrained model; the words alone, the length alone, random directions and
+    the commoner label are scored on the same folds; and categories are left out one by one.
 
     Cost: K (K + 1) / 2 fits a site for K folds, penalties and permutations their columns: about
     2 s for 200 prompts at 4 sites of width 64, under a minute for 400 at 12 sites of width 512
@@ -133,6 +134,7 @@ def probe(
         random=kinds[False],
         shaped=kinds[True],
         text=text,
+        length=shared.length(own),
         untrained=blank,
         left_out=left,
         majority=accuracy(majority, y, data.groups),
@@ -201,9 +203,17 @@ class _Shared:
 
     def text(self, own: Scored) -> Arm | None:
         """The words alone, on the same folds."""
-        folds = [(outer.train, outer.test) for outer in self.outers]
-        scores = text_scores(self.data.prompts, self.data.labels, folds)
+        scores = text_scores(self.data.prompts, self.data.labels, self._folds)
         return None if scores is None else self.arm("words alone", own, scores, scores > 0)
+
+    def length(self, own: Scored) -> Arm:
+        """The length alone, on the same folds."""
+        scores = length_scores(self.data.prompts, self.data.labels, self._folds)
+        return self.arm("length alone", own, scores, scores > 0)
+
+    @property
+    def _folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        return [(outer.train, outer.test) for outer in self.outers]
 
 
 def _permuted(shared: _Shared, n: int, observed: float, progress: bool) -> Null:

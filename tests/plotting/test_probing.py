@@ -52,6 +52,7 @@ def report() -> ProbeReport:
         random=chance("random directions", 0.55),
         shaped=chance("random directions, data-shaped", 0.6),
         text=words,
+        length=replace(blank, name="length alone"),
         untrained=blank,
         left_out=left,
         majority=estimate(0.5),

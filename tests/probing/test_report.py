@@ -30,6 +30,7 @@ REPORT = ProbeReport(
     random=replace(CHANCE, name="random directions"),
     shaped=replace(CHANCE, name="random directions, data-shaped"),
     text=WORDS,
+    length=replace(WORDS, name="length alone"),
     untrained=None,
     left_out=None,
     majority=estimate(0.4, 0.6),
@@ -53,8 +54,10 @@ def left(low: float, high: float, drop: float) -> LeftOut:
         ({"text": words(-0.01, 0.02)}, "reads_topic", ("words alone",)),
         ({"text": words(-0.2, 0.3)}, "inconclusive", ("words alone",)),
         ({"text": words(-0.4, -0.2)}, "reads_topic", ("words alone",)),
-        ({"text": None}, "inconclusive", ()),
+        ({"text": None}, "stands", ()),
         ({"permutation": replace(CHANCE, p=0.2)}, "nothing", ()),
+        ({"length": replace(words(0, 0.01), name="length alone")}, "reads_topic",
+         ("length alone",)),
         ({"untrained": replace(words(0, 0.01), name="untrained model")}, "reads_topic",
          ("untrained model",)),
         ({"left_out": left(0.7, 0.9, 0.05)}, "stands", ()),
@@ -71,9 +74,8 @@ def test_the_verdict(change, verdict, exposed):
 def test_the_sentence_names_its_reasons():
     assert REPORT.sentence() == (
         "'truth' in toy (held-out AUC 0.945 [0.9, 0.99], p = 0.005) stands: above the words alone "
+        "(0.5 [0.4, 0.6]; difference 0.4 [0.3, 0.5]); above the length alone "
         "(0.5 [0.4, 0.6]; difference 0.4 [0.3, 0.5])"
     )
     nothing = replace(REPORT, permutation=replace(CHANCE, p=0.2))
     assert nothing.sentence().endswith("is not told from chance; an AUC above 0.62 would be")
-    alone = replace(REPORT, text=None)
-    assert alone.sentence().endswith("is inconclusive: no control was measured")

@@ -123,12 +123,22 @@ def test_an_untrained_model_that_matches_exposes_the_probe(plant):
 
 
 def test_words_that_give_the_label_away_expose_the_probe(plant):
-    texts = [f"river {i % 40} shines" for i in range(40)] + [
-        f"train {i} is late" for i in range(40)
-    ]
+    says = [("river", "shines"), ("train", "drives")]
+    texts = [f"{thing} {i + 10} {does}" for thing, does in says for i in range(40)]
     found = probe(plant(40, size=2.5, texts=texts), "ridge", **QUICK)
     assert found.text is not None and found.text.auc.value == 1.0
     assert found.reads_topic and found.exposed_by == ("words alone",)
+
+
+def test_a_length_that_gives_the_label_away_exposes_the_probe(plant):
+    rng = np.random.default_rng(0)
+    words = "red blue green cat dog bird".split()
+    texts = [" ".join(rng.choice(words, 9 if i < 40 else 6)) for i in range(80)]
+    found = probe(plant(40, size=2.5, texts=texts), "ridge", **QUICK)
+    assert found.length.auc.value > 0.95 and "length alone" in found.exposed_by
+    assert found.reads_topic
+    even = probe(plant(40, size=2.5), "ridge", **QUICK)
+    assert even.length.auc.low < 0.5 and "length alone" not in even.exposed_by
 
 
 def test_too_few_prompts_are_inconclusive(plant):

@@ -58,13 +58,15 @@ EXAMINATIONS: Registry[Examination] = Registry("examination", "steerkit.suites.e
 """Every examination by name."""
 
 _BEHAVIOUR = ("refusal", "over_refusal", "censorship", "association", "change")
-_STATES = ("detection", "topic_detection", "refusal_routing", "topic_routing")
+_STEERING = ("side_effects", "completeness")
+_STATES = ("geometry", "detection", "topic_detection", "refusal_routing", "topic_routing")
 _TWO_MODELS = ("similarity", "token_shift")
 
 SUITES: Mapping[str, tuple[str, ...]] = {
     "behaviour": _BEHAVIOUR,
-    "two_models": ("change", *_TWO_MODELS),
-    "standard": (*_BEHAVIOUR, *_STATES, *_TWO_MODELS),
+    "steering": ("change", *_STEERING),
+    "two_models": ("change", "geometry", *_TWO_MODELS),
+    "standard": (*_BEHAVIOUR, "decoding", *_STEERING, *_STATES, *_TWO_MODELS),
 }
 """Suite -> the examinations that it asks, in order."""
 

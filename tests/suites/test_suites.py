@@ -63,18 +63,28 @@ def test_lost_refusal_is_found_and_a_model_against_itself_is_unchanged(material:
     assert all(e.value == 0 and e.low < 0 < e.high for e in same.estimates.values())
 
 
-def test_ablation_shows_as_steering_and_not_as_another_model(material: Material) -> None:
+@pytest.fixture(scope="module")
+def direction() -> Any:
     model = sk.load("organism:aligned")
     acts = sk.capture(
         model, Material.of_organisms(40, split="train").contrasts["refusal"], progress=False
     )
-    direction = sk.extract(acts, n_folds=0, progress=False).at(2)
-    steered = sk.Ablate(direction, reference="negative_mean", positions="last_prompt")
+    return sk.extract(acts, n_folds=0, progress=False).at(2)
+
+
+def test_ablation_shows_as_steering_and_not_as_another_model(
+    material: Material, direction: Any
+) -> None:
     found = examine(
-        model, ["refusal", "change"], material=material, steering=steered, max_new_tokens=16,
-        progress=False,
+        sk.load("organism:aligned"), ["refusal", "change", "side_effects", "completeness"],
+        steering=sk.Ablate(direction, reference="negative_mean", positions="last_prompt"),
+        material=material, max_new_tokens=16, progress=False,
     )  # fmt: skip
     assert found["refusal"].answer == "yes"
+    assert found["side_effects"].answer == "no"
+    assert found["side_effects"].estimates["kl, negative, steered"].high < 1e-3
+    # The decision is made at this token alone: nothing fitted anew finds it again.
+    assert found["completeness"].estimates["refused, steered and refitted"].value == 0
     gone = found["change"].estimates["refused, harmful requests, steered less model"]
     assert gone.high < -0.8
     assert found.provenance["arms"]["steered"]["steering"]
@@ -110,6 +120,37 @@ def test_planted_associations_are_found_with_sign_and_size(material: Material) -
     assert none.answer == "inconclusive" and none.p is not None and none.p > 0.05
 
 
+def test_harm_to_harmless_requests_is_a_side_effect(material: Material, direction: Any) -> None:
+    """Adding the direction makes it refuse harmless requests as well."""
+    some = Material({"refusal": material.contrasts["refusal"].sample(40)})
+    options: dict[str, Any] = {"material": some, "max_new_tokens": 16, "progress": False}
+    steering = sk.Add(direction, 1.5, positions="last_prompt")
+    model = sk.load("organism:aligned")
+    found = examine(model, ["side_effects"], steering=steering, **options)["side_effects"]
+    assert found.answer == "yes" and "refusal +" in found.sentence
+    kept = examine(model, ["completeness"], steering=steering, **options)["completeness"]
+    assert kept.answer == "inconclusive" and "nothing to bring back" in kept.sentence
+
+
+def test_what_steering_leaves_in_place_is_brought_back(material: Material, direction: Any) -> None:
+    """A push away from refusal leaves the direction there: adding it anew undoes the push."""
+    found = examine(
+        sk.load("organism:aligned"), ["completeness"], material=material, max_new_tokens=16,
+        steering=sk.Add(direction, -1.0, positions="last_prompt"), progress=False,
+    )["completeness"]  # fmt: skip
+    assert found.answer == "yes" and found.estimates["refused, steered and refitted"].low > 0.1
+
+
+def test_refusals_under_other_decoding_and_geometry_against_another(material: Material) -> None:
+    some = Material({"refusal": material.contrasts["refusal"].sample(40)})
+    found = ask("aligned", some, "decoding", "geometry", against=sk.load("organism:aligned"))
+    assert found["decoding"].estimates["answered, any setting"].high < 0.25
+    assert found["geometry"].answer == "no" and found["geometry"].estimates["gain"].value == 0
+    alone = ask("base", some, "decoding", "geometry")
+    assert [f.answer for f in alone.findings.values()] == ["inconclusive"] * 2
+    assert "nothing says that this is alignment" in alone["geometry"].sentence
+
+
 def test_what_words_give_away_is_no_detection(material: Material) -> None:
     """Half of the look-alikes' words are pests: the words alone do as well as the probe."""
     found = ask("aligned", material, "detection")["detection"]
@@ -120,7 +161,7 @@ def test_what_words_give_away_is_no_detection(material: Material) -> None:
 
 def test_another_model_s_states_and_tokens_are_compared(material: Material) -> None:
     aligned = sk.load("organism:aligned")
-    some = Material({"refusal": material.contrasts["refusal"].sample(30)})
+    some = Material({"refusal": material.contrasts["refusal"].sample(20)})
     same = ask("aligned", some, "similarity", "token_shift", against=aligned)
     assert [f.answer for f in same.findings.values()] == ["no", "no"]
     other = ask("aligned", some, "similarity", "token_shift", against=sk.load("organism:base"))

@@ -12,7 +12,8 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem
 
 
 def test_there_are_notebooks():
-    assert {"01_explore", "02_refusal_direction", "03_layer_search"} <= {p.stem for p in NOTEBOOKS}
+    names = {"01_explore", "02_refusal_direction", "03_layer_search", "05_sae_features"}
+    assert names <= {p.stem for p in NOTEBOOKS}
 
 
 @every_notebook

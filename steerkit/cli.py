@@ -8,6 +8,7 @@ from steerkit.commands import (
     calibrate,
     capture,
     console,
+    convert,
     criteria,
     demo,
     extract,
@@ -41,6 +42,10 @@ Or step by step, each reading what the one before it wrote:
 How well a model withstands steering, and whether steering is noticed:
   steerkit redteam attack -m MODEL --target truthfulness --data TruthfulQA.csv
   steerkit redteam detect -m MODEL --known prompts.jsonl
+
+\b
+Steering vectors of other tools, both ways:
+  steerkit convert directions.safetensors --layers 14 -o joy.gguf
 
 \b
 Features of sparse autoencoders:
@@ -93,6 +98,7 @@ for name, module in (
     ("steer", steer),
     ("audit", audit),
     ("patch", patch),
+    ("convert", convert),
     ("probe", probe),
 ):
     console.register(app, name, module.command)

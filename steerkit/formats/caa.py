@@ -37,6 +37,7 @@ class CAA:
     """
 
     summary = "contrastive activation addition: a folder of vec_layer_N_MODEL.pt, or one of them"
+    folder = True
 
     def recognises(self, path: Path) -> bool:
         """By the names of files."""

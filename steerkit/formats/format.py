@@ -96,6 +96,11 @@ class Format(Protocol):
         """One line for help texts."""
         ...
 
+    @property
+    def folder(self) -> bool:
+        """Whether a path without an ending is written as a folder."""
+        ...
+
     def recognises(self, path: Path) -> bool:
         """Whether the path looks like a file (or folder) of this kind.
 
@@ -164,7 +169,7 @@ def only_additions(items: Sequence[Outgoing], name: str) -> None:
         if item.action != "add":
             raise OutputError(
                 f"{name} files hold vectors that are added; setting the projection at {item.site} "
-                "cannot be written there. Formats that can: lm_eval, steerkit"
+                "cannot be written there. Formats that can: lm_eval, steering"
             )
 
 

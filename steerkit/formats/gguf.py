@@ -37,6 +37,7 @@ class ControlVectors:
     """
 
     summary = "GGUF control vectors of llama.cpp and repeng"
+    folder = False
 
     def recognises(self, path: Path) -> bool:
         """By its first bytes."""

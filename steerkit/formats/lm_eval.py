@@ -29,6 +29,7 @@ class LMEval:
     """
 
     summary = "lm-evaluation-harness --model steered: .pt (read, written), .csv (read)"
+    folder = False
 
     def recognises(self, path: Path) -> bool:
         """By what is in it; raises where a .pt cannot be trusted."""

@@ -39,6 +39,7 @@ class RefusalDirection:
     """
 
     summary = "refusal_direction: direction.pt (with its metadata), mean_diffs.pt, or their folder"
+    folder = True
 
     def recognises(self, path: Path) -> bool:
         """By the names of files."""

@@ -1,22 +1,18 @@
 """Read and write other tools' files of steering vectors."""
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from steerkit.direction import Direction, Directions
-from steerkit.errors import InterventionError, OutputError
-from steerkit.formats.format import FORMATS, Asked, Loss, Outgoing
+from steerkit.direction import Directions
+from steerkit.errors import OutputError
+from steerkit.formats.format import FORMATS, Asked, Loss
+from steerkit.formats.outgoing import Vectors, outgoing
 from steerkit.formats.vectors import Found, direction_of, folded, one_each, outdated
-from steerkit.interventions import Ablate, Add, Affine, Clamp, Operator
-from steerkit.interventions.level import projection
+from steerkit.interventions import Ablate, Add, Operator
 from steerkit.protocols import Model
 from steerkit.site import Site
-
-Vectors = Direction | Operator | Iterable[Direction | Operator]
-"""What can be written: directions (added at strength 1), or operators as they act."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +100,20 @@ def read_steering(
     `Add` at the file's coefficient at every token, or `Ablate` to the value that a projection
     is set to. Arguments and errors are those of `read_vectors`.
     """
-    found, directions = opened(path, format, model=model, at=at, force=force)
+    return acting(*opened(path, format, model=model, at=at, force=force))
+
+
+def acting(found: Found, directions: Directions) -> tuple[Operator, ...]:
+    """What a file's own tool would do with its vectors, one operator each."""
     made: list[Operator] = []
     for vector, direction in zip(found.vectors, directions, strict=True):
+        # What steerkit kept names the site as it was; the file's own is the same stream.
+        site = direction.site if vector.direction is None else vector.site
         if vector.action == "set":
-            made.append(Ablate(direction, reference=vector.value))
+            made.append(Ablate(direction, reference=vector.value, sites=site))
         else:
-            made.append(Add(direction, strength=vector.coefficient * folded(vector)))
+            strength = vector.coefficient * folded(vector)
+            made.append(Add(direction, strength=strength, sites=site))
     return tuple(made)
 
 
@@ -160,60 +163,17 @@ def write_vectors(vectors: Vectors, path: str | Path, format: str | None = None)
         DirectionError: two vectors for one place.
     """
     path = Path(path)
-    name = format or _named(path)
+    name = format or named(path)
     items, losses = outgoing(vectors)
     draft = FORMATS[name].write(items, path)
     losses += draft.losses
     held = [items[i] for i in draft.kept]
-    if name != "steerkit" and any(any(item.direction.examples) for item in held):
+    if name not in ("steerkit", "steering") and any(any(item.direction.examples) for item in held):
         losses.append(Loss("example prompts", "not put into a file that is made to be shared"))
     for loss in losses:
         if loss.dropped:
             warnings.warn(f"not in {path}: {loss}", stacklevel=2)
     return Written(name, draft.paths, tuple(i.site for i in held), draft.conversions, tuple(losses))
-
-
-def outgoing(vectors: Vectors) -> tuple[list[Outgoing], list[Loss]]:
-    """One entry for each vector and site, and what of the operators no file can say.
-
-    Raises:
-        InterventionError: nothing, or an operator that neither adds nor sets a projection.
-    """
-    listed = [vectors] if isinstance(vectors, Direction | Operator) else list(vectors)
-    if not listed:
-        raise InterventionError("there are no directions to write")
-    items: list[Outgoing] = []
-    losses: list[Loss] = []
-    for one in listed:
-        if isinstance(one, Direction):
-            items.append(Outgoing(one, one.site))
-            continue
-        items += _acts(one)
-        if str(one.positions) != "all":
-            why = "the file does not say where; its tool decides"
-            losses.append(Loss(f"positions '{one.positions}' of {one.describe()}", why))
-    return items, losses
-
-
-def _acts(operator: Operator) -> list[Outgoing]:
-    """An operator as additions or set projections."""
-    if isinstance(operator, Add):
-        return [Outgoing(operator.direction, s, operator.strength) for s in operator.sites]
-    value: float | None = None
-    if operator.strength == 1 and len(operator.directions) == 1:
-        direction = operator.directions[0]
-        if isinstance(operator, Ablate):
-            value = projection(operator.reference, direction)
-        elif isinstance(operator, Clamp) and operator.edges[0] == operator.edges[1]:
-            value = operator.edges[0]
-        elif isinstance(operator, Affine) and operator.gain == 0:
-            value = operator.bias * direction.scale
-    if value is None:
-        raise InterventionError(
-            f"'{operator.describe()}' neither adds a vector nor sets one projection, so no foreign "
-            "format holds it; save it with steerkit.interventions.save_steering"
-        )
-    return [Outgoing(direction, s, 1.0, "set", value) for s in operator.sites]
 
 
 def _told(path: Path) -> str:
@@ -227,7 +187,7 @@ def _told(path: Path) -> str:
     return found[0]
 
 
-def _named(path: Path) -> str:
+def named(path: Path) -> str:
     """The format that an ending stands for."""
     by_ending = {".gguf": "gguf", ".safetensors": "steerkit"}
     if path.suffix not in by_ending:

@@ -18,6 +18,7 @@ COMMANDS = (
     "audit",
     "patch",
     "probe",
+    "convert",
 )
 
 

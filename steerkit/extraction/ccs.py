@@ -12,7 +12,7 @@ from steerkit.extraction.column_probes import minimise
 from steerkit.extraction.methods import METHODS
 from steerkit.extraction.pairs import label_pairs
 from steerkit.extraction.penalty import feature_size
-from steerkit.extraction.training import Training, gap
+from steerkit.extraction.training import Training, gap, principal
 
 PENALTY = 0.01
 """Of |w|^2 / 2, for features of mean variance 1; without it w grows without end."""
@@ -163,38 +163,36 @@ def search(
 ) -> tuple[Float[Tensor, "r"], float, float]:
     """Weights, bias and loss of the best search along `N_AXES` axes."""
     n, r = a.shape
-    sides = torch.cat([torch.stack([a, b]), torch.ones(2, n, 1, dtype=a.dtype)], 2)
-    penalty = torch.full((r + 1, 1), PENALTY, dtype=a.dtype)
-    penalty[-1] = 0
-    squares = (sides**2).mean(1).sum(0)[:, None]
+    sides = torch.cat([torch.cat([a, b]), torch.ones(2 * n, 1, dtype=a.dtype)], 1)
+    penalty = torch.full((1, r + 1), PENALTY, dtype=a.dtype)
+    penalty[:, -1] = 0
+    squares = (sides**2).sum(0) / n
 
     def objective(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        p = torch.sigmoid(sides @ at)
-        excess, smaller, turn = p.sum(0) - 1, p.amin(0), p * (1 - p)
-        value = (excess**2 + smaller**2).mean(0) + (penalty * at**2).sum(0) / 2
-        slope = (2 * excess + 2 * smaller * (p == smaller)) * turn / n
+        p = torch.sigmoid(at @ sides.T).unflatten(1, (2, n))
+        excess, smaller, turn = p.sum(1) - 1, p.amin(1), p * (1 - p)
+        value = (excess**2 + smaller**2).mean(1) + (penalty * at**2).sum(1) / 2
+        pull = 2 * excess[:, None] + 2 * smaller[:, None] * (p == smaller[:, None])
         # Gauss and Newton's curvature, as if the two terms of a pair did not interact.
-        typical = (4 * turn**2).mean((0, 1)).clamp(min=1e-3)
+        typical = (4 * turn**2).mean((1, 2)).clamp(min=1e-3)[:, None]
         inverse = 1 / (penalty + typical * squares)
-        return value, (sides.mT @ slope).sum(0) + penalty * at, inverse
+        return value, (pull * turn / n).flatten(1) @ sides + penalty * at, inverse
 
-    def gradient(at: Tensor, _columns: Tensor) -> tuple[Tensor, Tensor]:
-        _, slope, inverse = objective(at.T)
-        return slope.T, inverse.T
+    def gradient(at: Tensor, _problems: Tensor) -> tuple[Tensor, Tensor]:
+        return objective(at)[1:]
 
-    starts = _starts(a, b).T
+    starts = _starts(a, b)
     rough = minimise(starts, gradient, tolerance=1e-3, max_steps=40)
-    best = rough[objective(rough.T)[0].argmin()][None]
-    found = minimise(best, gradient, tolerance=1e-9, max_steps=500, since=starts[:1]).T
-    return found[:-1, 0], float(found[-1, 0]), float(objective(found)[0])
+    best = rough[objective(rough)[0].argmin()][None]
+    found = minimise(best, gradient, tolerance=1e-9, max_steps=500, since=starts[:1])
+    return found[0, :-1], float(found[0, -1]), float(objective(found)[0])
 
 
-def _starts(a: Tensor, b: Tensor) -> Float[Tensor, "r+1 start"]:
+def _starts(a: Tensor, b: Tensor) -> Float[Tensor, "start r+1"]:
     """Along the axes in which pairs differ most, so long that half of them are decided."""
     differences = a - b
-    _, size, axes = torch.linalg.svd(differences, full_matrices=False)
-    axes = axes[: min(N_AXES, int((size > 1e-10 * size[0]).sum()))]
+    axes = principal(differences)[2][:N_AXES]
     typical = (differences @ axes.T).abs().mean(0)
-    start = torch.cat([4 * axes.T / typical, torch.zeros(1, len(axes), dtype=a.dtype)])
+    start = torch.cat([4 * axes / typical[:, None], torch.zeros(len(axes), 1, dtype=a.dtype)], 1)
     # Confidence is asked of the smaller answer, so the two signs of an axis are not the same.
-    return torch.cat([start, -start], 1)
+    return torch.cat([start, -start])

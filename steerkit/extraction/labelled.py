@@ -132,3 +132,15 @@ class Labelled:
                     "so nothing could be held out; give at least 2 groups on each side, or "
                     "n_folds=0 to fit without scoring"
                 )
+
+    def require_folds(self, n_folds: int) -> None:
+        """Raise if a fold would be empty of a side: each side needs a group a fold."""
+        self.require_groups()
+        for value, side in ((1, "positive"), (0, "negative")):
+            found = {g for g, label in zip(self.groups, self.labels, strict=True) if label == value}
+            if len(found) < n_folds:
+                raise ActivationError(
+                    f"{n_folds} folds need {n_folds} groups with {side} prompts, as groups (pairs, "
+                    f"templates) are never split; there are {len(found)}: give more prompts, or "
+                    f"n_folds={len(found)}, or n_folds=0 to fit without scoring"
+                )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from steerkit.extraction.pairs import label_pairs
 from steerkit.extraction.spans import RANK, SPANS, Labelling, orthonormal
-from steerkit.extraction.training import Training, gap
+from steerkit.extraction.training import Training, gap, principal
 
 HALVINGS = 100
 
@@ -30,7 +30,7 @@ class PCASpan:
         pairs = label_pairs(rows.groups, labelling.labels[:, 0])
         if len(pairs):
             differences = rows.x[pairs[:, 0]] - rows.x[pairs[:, 1]]
-            _, size, axes = torch.linalg.svd(differences, full_matrices=False)
+            _, size, axes = principal(differences)
             keep = min(k, int((size > RANK * size[0]).sum()))
             return axes[:keep].T.expand(labelling.labels.shape[1], -1, -1)
         return _all_pairs(rows, labelling.labels, k)

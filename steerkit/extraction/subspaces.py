@@ -60,8 +60,8 @@ def extract_subspace(
 
     Raises:
         MethodError: an unknown method, a k below 1, several k and no folds.
-        ActivationError: k above the rank; no labels, one side only, too few groups, rows all
-            the same, NaN; a category of one side.
+        ActivationError: k above the rank; no labels, one side only, fewer groups than
+            folds on either side, rows all the same, NaN; a category of one side.
         DirectionError: equal class means.
     """
     from tqdm.auto import tqdm
@@ -72,6 +72,7 @@ def extract_subspace(
     categories = _categories(data) if by_category else torch.zeros(len(acts), dtype=torch.long)
     plan = None
     if n_folds:
+        data.require_folds(n_folds)
         plan = Plan.make(data, n_folds=n_folds, n_permutations=n_permutations, seed=seed)
     about = {
         "contrast_sha256": acts.contrast_sha256,

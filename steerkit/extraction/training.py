@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+CLEAR = 1e-9
+"""Squared singular values above this fraction of the largest keep their digits in a Gram matrix."""
+
 
 @dataclass(frozen=True, eq=False)
 class Training:
@@ -32,10 +35,7 @@ class Training:
 
     @cached_property
     def _svd(self) -> tuple[Tensor, Tensor, Tensor]:
-        u, s, vh = torch.linalg.svd(self.x - self.mean, full_matrices=False)
-        # Centred rows span at most n - 1 axes; what is left is rounding.
-        keep = s > 1e-10 * s.max()
-        return u[:, keep], s[keep], vh[keep]
+        return principal(self.x - self.mean)
 
     @property
     def axes(self) -> Float[Tensor, "rank d_model"]:
@@ -59,6 +59,29 @@ class Training:
 
     def __len__(self) -> int:
         return self.x.shape[0]
+
+
+def principal(centred: Float[Tensor, "row d"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular value decomposition without what is rounding, `[row rank]`, `[rank]`, `[rank d]`.
+
+    Through the smaller Gram matrix, several times faster than directly, unless singular
+    values lie so far apart that squares of the small ones would lose their digits.
+    """
+    n, d = centred.shape
+    wide = d > n
+    square, turn = torch.linalg.eigh(centred @ centred.T if wide else centred.T @ centred)
+    square, turn = square.flip(0), turn.flip(1)
+    # Centred rows span at most n - 1 axes; what is left is rounding.
+    rounding = 10 * len(square) * torch.finfo(square.dtype).eps * square[0]
+    keep = square > rounding
+    if bool((square[keep] > CLEAR * square[0]).all()):
+        s, turn = square[keep].sqrt(), turn[:, keep]
+        if wide:
+            return turn, s, turn.T @ centred / s[:, None]
+        return centred @ turn / s, s, turn.T
+    u, s, vh = torch.linalg.svd(centred, full_matrices=False)
+    keep = s > 1e-10 * s.max()
+    return u[:, keep], s[keep], vh[keep]
 
 
 def class_means(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -55,7 +55,8 @@ def extract(
 
     Raises:
         MethodError: an unknown method.
-        ActivationError: no labels, one side only, too few groups, rows all the same, NaN.
+        ActivationError: no labels, one side only, fewer groups than folds on either side, rows all
+            the same, NaN.
         DirectionError: equal class means, or a model other than the one captured from.
     """
     chosen = _chosen(methods)
@@ -67,9 +68,10 @@ def extract(
         data.rows(site)
     plan = None
     if n_folds:
+        data.require_folds(n_folds)
         plan = Plan.make(data, n_folds=n_folds, n_permutations=n_permutations, seed=seed)
     text = plan.text() if plan else None
-    fitted: list[tuple[int, str, Tensor]] = []
+    fitted: list[Fit] = []
     held: list[HeldOut] = []
     chance: list[Any] = []
     labels = torch.from_numpy(data.row_labels)
@@ -78,7 +80,7 @@ def extract(
         rows = Training.of(x, data.row_groups)
         for name, method in chosen.items():
             w = fit_columns(method, rows, labels[:, None], seed=seed)[:, 0]
-            fitted.append((site, name, w / w.norm()))
+            fitted.append(Fit.of(data, site, name, x, w / w.norm()))
         if plan:
             held += plan.score(x, chosen).values()
             pair = plan.random(x, n_random), plan.random(x, n_random, shaped=True)
@@ -95,7 +97,7 @@ def extract(
         )
         for h, (isotropic, shaped) in zip(held, chance, strict=True)
     ] or [None] * len(fitted)
-    tokens = _tokens([unit for _, _, unit in fitted], model)
+    tokens = _tokens([fit.unit for fit in fitted], model)
     about = {
         "contrast_sha256": acts.contrast_sha256,
         "fitted_on": list(sketch(data.prompts)),
@@ -116,35 +118,50 @@ def extract(
     )
 
 
+class Fit(NamedTuple):
+    """One fitted direction and what its site's rows project to, so that they are read once."""
+
+    site: int
+    method: str
+    unit: Tensor
+    positive_mean: float
+    negative_mean: float
+    examples: tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]
+
+    @classmethod
+    def of(cls, data: Labelled, site: int, method: str, x: Tensor, unit: Tensor) -> "Fit":
+        """From the rows of the site."""
+        unit = unit.to(torch.float32)
+        projections = (x @ unit.to(torch.float64)).numpy()
+        positive = data.row_labels == 1
+        high, low = float(projections[positive].mean()), float(projections[~positive].mean())
+        return cls(site, method, unit, high, low, data.examples(projections))
+
+
 def _direction(
     data: Labelled,
-    fit: tuple[int, str, Tensor],
+    fit: Fit,
     scores: ProbeScores | None,
     tokens: tuple[tuple[str, ...], tuple[str, ...]],
     concept: str | None,
     about: dict[str, Any],
 ) -> Direction:
-    site, method, unit = fit
     acts = data.acts
-    unit = unit.to(torch.float32)
-    projections = (data.rows(site) @ unit.to(torch.float64)).numpy()
-    positive = data.row_labels == 1
-    high, low = float(projections[positive].mean()), float(projections[~positive].mean())
     return Direction(
-        unit=unit,
-        scale=high - low,
-        site=acts.sites[site],
-        method=method,
+        unit=fit.unit,
+        scale=fit.positive_mean - fit.negative_mean,
+        site=acts.sites[fit.site],
+        method=fit.method,
         concept=concept or str(acts.provenance.get("concept") or "concept"),
-        positive_mean=high,
-        negative_mean=low,
+        positive_mean=fit.positive_mean,
+        negative_mean=fit.negative_mean,
         model=acts.info,
         pooling=acts.pooling,
         polarity=int(np.sign(scores.auc.value - 0.5)) if scores else 0,
         scores=scores,
-        examples=data.examples(projections),
+        examples=fit.examples,
         tokens=tokens,
-        provenance={**about, "estimates": METHODS[method].estimates},
+        provenance={**about, "estimates": METHODS[fit.method].estimates},
     )
 
 

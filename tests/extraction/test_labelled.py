@@ -61,6 +61,17 @@ def test_too_few_groups_to_hold_any_out(make: Make) -> None:
         Labelled.of(make(x[:4], x[4:], groups=groups)).require_groups()
 
 
+def test_fewer_groups_than_folds_on_one_side(make: Make) -> None:
+    x = torch.randn(10, 4)
+    groups = ["t1", "t1", "t2", "t2", "t3", "a", "b", "c", "d", "e"]
+    data = Labelled.of(make(x[:5], x[5:], groups=groups))
+    data.require_folds(3)
+    with pytest.raises(
+        ActivationError, match=r"4 folds need 4 groups with positive prompts.*there are 3: give"
+    ):
+        data.require_folds(4)
+
+
 def test_selected_rows_bring_only_their_own_prompts(plant: Make) -> None:
     acts = plant(5)
     data = Labelled.of(acts.select([9, 0, 3]))

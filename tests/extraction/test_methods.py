@@ -170,10 +170,14 @@ def test_one_class_and_values_that_are_not_finite_are_refused_by_name(
 
 
 @every_method
-def test_fewer_pairs_than_folds_are_scored_on_as_many_folds_as_there_are_and_it_says_so(
+def test_fewer_pairs_than_folds_are_refused_with_the_number_that_would_do(
     name: str, plant: Callable[..., Activations]
 ) -> None:
-    found = extract(plant(3), name, n_folds=5, n_permutations=3, n_random=3, progress=False)
+    with pytest.raises(
+        ActivationError, match=r"5 folds need 5 groups with positive prompts.*n_folds=3"
+    ):
+        extract(plant(3), name, progress=False)
+    found = extract(plant(3), name, n_folds=3, n_permutations=3, n_random=3, progress=False)
     assert found[0].provenance["n_folds"] == 3
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steerkit.extraction.training import Training, class_means, gap
+from steerkit.extraction.training import Training, class_means, gap, principal
 
 
 @pytest.mark.parametrize("n, d", [(40, 6), (10, 30)])
@@ -15,6 +15,22 @@ def test_axes_rebuild_the_centred_rows(n: int, d: int) -> None:
     eye = torch.eye(len(rows.axes), dtype=torch.float64)
     assert torch.allclose(rows.axes @ rows.axes.T, eye, atol=1e-12)
     assert torch.allclose(rows.coordinates.T @ rows.coordinates, rows.spread.diag(), atol=1e-8)
+
+
+@pytest.mark.parametrize("n, d", [(40, 9), (9, 40)])
+@pytest.mark.parametrize("smallest", [1e-2, 1e-7])
+def test_axes_keep_their_digits_also_where_a_gram_matrix_would_lose_them(
+    n: int, d: int, smallest: float
+) -> None:
+    """Squares of 1e-7 are rounding beside 1, so there the rows are decomposed directly."""
+    generator = torch.Generator().manual_seed(0)
+    left = torch.linalg.qr(torch.randn(n, 9, generator=generator, dtype=torch.float64)).Q
+    right = torch.linalg.qr(torch.randn(d, 9, generator=generator, dtype=torch.float64)).Q
+    size = torch.logspace(0, float(torch.tensor(smallest).log10()), 9, dtype=torch.float64)
+    u, s, vh = principal(left * size @ right.T)
+    assert torch.allclose(s, size, rtol=1e-7)
+    assert torch.allclose((vh @ right).abs(), torch.eye(9, dtype=torch.float64), atol=1e-7)
+    assert torch.allclose((u.T @ left).abs(), torch.eye(9, dtype=torch.float64), atol=1e-7)
 
 
 def test_means_of_many_labellings_at_once() -> None:

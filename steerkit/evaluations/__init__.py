@@ -5,6 +5,10 @@ Each is one function and one frozen result with intervals, nulls, units and its 
 
 from steerkit.evaluations.any_of import pass_at_k as pass_at_k
 from steerkit.evaluations.beyond_auc import index_beyond_auc as index_beyond_auc
+from steerkit.evaluations.branching import bf_released as bf_released
+from steerkit.evaluations.branching import branching_factor as branching_factor
+from steerkit.evaluations.branching import branching_statistics as branching_statistics
+from steerkit.evaluations.branching_result import BranchingFactor as BranchingFactor
 from steerkit.evaluations.cluster_indices import aqi_original as aqi_original
 from steerkit.evaluations.cluster_indices import aqi_released as aqi_released
 from steerkit.evaluations.decoding import Decoding as Decoding

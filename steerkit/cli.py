@@ -12,6 +12,7 @@ from steerkit.commands import (
     criteria,
     demo,
     extract,
+    monitor,
     patch,
     probe,
     redteam,
@@ -19,6 +20,7 @@ from steerkit.commands import (
     sae,
     search,
     steer,
+    tcav,
 )
 
 HELP = f"""Find, apply and audit directions in the residual stream of language models.
@@ -56,8 +58,16 @@ Where in the network the two sides of a pair part:
   steerkit patch -m MODEL -c pairs.jsonl
 
 \b
+What a direction catches as an alarm, at a stated rate of false ones:
+  steerkit monitor directions.safetensors -c requests.jsonl
+
+\b
 Whether a probe reads the concept, or the topic:
   steerkit probe -m MODEL -c pairs.jsonl
+
+\b
+Whether an answer depends on a concept:
+  steerkit tcav -m MODEL -c pairs.jsonl --target yes --target no
 
 {console.EXIT_CODES}
 """
@@ -98,8 +108,10 @@ for name, module in (
     ("steer", steer),
     ("audit", audit),
     ("patch", patch),
+    ("monitor", monitor),
     ("convert", convert),
     ("probe", probe),
+    ("tcav", tcav),
 ):
     console.register(app, name, module.command)
 

@@ -17,7 +17,9 @@ COMMANDS = (
     "steer",
     "audit",
     "patch",
+    "monitor",
     "probe",
+    "tcav",
     "convert",
 )
 

@@ -4,7 +4,8 @@ Directions are fitted on the training split and tested on the held-out one, whic
 template and none of the deciding words with it, but for the places of `truth/easy`, which the
 text-only baseline therefore reads as well. For truth and sentiment the layer and the token
 (where the model is about to give its verdict) were chosen after a look at held-out AUC on the
-shipped seed; for refusal they were not.
+shipped seed; for refusal they were not. `benchmarks/planted_concepts.py` has the numbers of five
+seeds.
 """
 
 from functools import cache
@@ -16,6 +17,7 @@ import steerkit as sk
 from steerkit import datasets, organisms
 from steerkit.activations import Activations
 from steerkit.extraction.text_baseline import text_scores
+from steerkit.organisms import vocabulary
 from steerkit.prompts import Contrast, Prompt
 from steerkit.statistics import auc
 
@@ -82,6 +84,33 @@ def test_the_words_alone_do_not_tell(concept: str) -> None:
     train, test = both(concept)
     assert text_auc(concept) <= 0.55
     assert not {p.text for p in train.prompts} & {p.text for p in test.prompts}
+
+
+def words_of(acts: Activations) -> set[str]:
+    return {word for prompt in acts.prompts for word in prompt.text.split()}
+
+
+@pytest.mark.parametrize(
+    ("concept", "deciding"),
+    [
+        ("truth/easy", {*vocabulary.ANIMALS, *vocabulary.THINGS}),
+        ("truth/balanced", {*vocabulary.ANIMALS, *vocabulary.THINGS}),
+        ("sentiment/easy", {*vocabulary.PLEASANT, *vocabulary.UNPLEASANT}),
+        ("sentiment/balanced", {*vocabulary.PLEASANT, *vocabulary.UNPLEASANT}),
+        ("refusal", {*vocabulary.HARMFUL_VERBS, *vocabulary.HARMLESS_VERBS}),
+    ],
+)
+def test_the_deciding_words_and_the_templates_are_unseen(concept: str, deciding: set[str]) -> None:
+    """Subjects of statements, adjectives of reviews, verbs of requests; and every template."""
+    train, test = both(concept)
+    seen, unseen = words_of(train) & deciding, words_of(test) & deciding
+    assert len(seen) > 3 and len(unseen) > 3 and not seen & unseen
+    assert not set(train.groups) & set(test.groups)
+
+
+def test_words_that_were_never_seen_tell_the_baseline_nothing() -> None:
+    """The easy reviews too: what gives them away is an adjective, and none of them is known."""
+    assert text_auc("sentiment/easy") == 0.5
 
 
 def test_the_easy_set_is_given_away_by_its_words() -> None:

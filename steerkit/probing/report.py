@@ -32,7 +32,9 @@ class ProbeReport:
         model: that was read.
         pooling: which tokens were.
         auc: held out, of the whole selecting procedure, compared within outer folds. Groups are
-            resampled; the choices and fits are kept.
+            resampled, choices and fits are kept: simulated coverage of the procedure's own mean
+            is 95% at AUC 0.84, 93% at 0.66 and 91% where there is nothing (40 pairs), for which
+            there is the permutation test.
         accuracy: held out, at calibrated probability 0.5.
         choices: what each outer fold chose on its inner folds.
         n_candidates: sites x methods x penalties that were chosen from.

@@ -2,10 +2,16 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from steerkit.extraction.ranking import fold_auc
+from steerkit.probing.candidates import recipes
 from steerkit.probing.compared import Arm, auc_difference
+from steerkit.probing.nested import crossed, run
+from steerkit.probing.verbs import _folds, one_row_each
 from steerkit.statistics import Estimate, row_draws
+
+CHOSEN = recipes("ridge", [1.0, 100.0])
 
 
 @pytest.fixture
@@ -42,6 +48,23 @@ def test_pairing_makes_it_sharper_than_two_intervals(sample):
     found = auc_difference(scores[:, 0], near, labels, (folds, folds), row_draws(groups), groups)
     alone = fold_auc(scores[:, 0], labels, folds, groups)
     assert found.high - found.low < (alone.high - alone.low) / 2
+
+
+@pytest.mark.slow
+def test_two_equally_good_probes_do_not_beat_each_other(plant):
+    """200 draws: "beaten" is said of an equal control no more often than 5% allows."""
+    beaten = 0
+    for seed in range(200):
+        scores = []
+        for other in (0, 1):
+            data = one_row_each(plant(40, size=1.0, sites=1, seed=seed + 1000 * other))
+            fold_of = _folds(data, 4, 0)
+            found = run(data, data.labels[:, None], crossed(fold_of), CHOSEN, exact=True)
+            scores.append(found.held_out())
+        draws = row_draws(data.groups, n_resamples=400, seed=seed)
+        folds = (fold_of, fold_of)
+        beaten += auc_difference(*scores, data.labels, folds, draws, data.groups).low > 0
+    assert beaten <= binom.ppf(0.999, 200, 0.05)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import steerkit as sk
+from steerkit import datasets
 from steerkit.errors import ActivationError, ModelError
 from steerkit.probing.fresh import activations_of, untrained
 from steerkit.probing.verbs import one_row_each
@@ -85,3 +86,22 @@ def test_controls_that_are_none_are_refused(tiny_model, contrast):
     spanned = one_row_each(replace(acts, pooling="span('was')"))
     with pytest.raises(ActivationError, match="capture the control with the same Span"):
         activations_of(untrained(tiny_model, seed=1), spanned, progress=False)
+
+
+def test_an_untrained_model_reads_about_what_random_features_of_the_words_do():
+    """Where words tell it reads them, as random embeddings do; where they do not, nothing."""
+    model = sk.load("organism:aligned")
+    drawn = untrained(model)
+    quick = {"n_permutations": 0, "n_random": 0, "progress": False}
+    told = datasets.contrast("politeness")
+    acts = sk.capture(drawn, told, positions="mean_prompt", progress=False)
+    embedding = torch.randn(
+        model.info.d_vocab, model.info.d_model, generator=torch.Generator().manual_seed(0)
+    )
+    bags = torch.stack([embedding[list(t.prompt)].mean(0) for t in model.tokenize(told.prompts)])
+    features = replace(acts, values=bags[:, None], sites=acts.sites[:1])
+    blank, random = (sk.probe(a, "ridge", **quick).auc for a in (acts, features))
+    assert random.value > 0.9 and abs(blank.value - random.value) < 0.05
+    balanced = datasets.contrast("truth_balanced")
+    acts = sk.capture(drawn, balanced, positions="mean_prompt", progress=False)
+    assert sk.probe(acts, "ridge", **quick).auc.low < 0.5

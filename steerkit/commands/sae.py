@@ -196,9 +196,7 @@ def find(
     from steerkit.direction import Directions
     from steerkit.errors import DirectionError
     from steerkit.files import write_text
-    from steerkit.plotting.features import cards_page, features_by_auc
-    from steerkit.plotting.style import to_div
-    from steerkit.sae import feature_cards, find_features
+    from steerkit.sae import feature_dashboard, find_features
 
     with staged(out, FIND_FILES, force=force) as folder:
         sides = inputs.read_contrast(contrast, template)
@@ -219,15 +217,9 @@ def find(
                 say(f"feature {feature.feature} gives no direction: {error}")
         if directions:
             Directions(tuple(directions)).save(folder / FIND_FILES[2])
-        shown = feature_cards(
-            opened, loaded, sides.prompts, [f.feature for f in list(found)[:5]], n_contexts=5
-        )
-        head = to_div(features_by_auc(found)) + found._repr_html_()
+        dashboard = feature_dashboard(opened, loaded, sides, found, n_contexts=5)
         write_text(folder / FIND_FILES[0], json.dumps(found.to_json(), indent=1))
-        write_text(
-            folder / FIND_FILES[1],
-            cards_page(shown, title=f"Features for {found.concept}", head=head),
-        )
+        dashboard.write(folder / FIND_FILES[1])
     columns, rows = found.rows()
     written = [str(out / name) for name in FIND_FILES[: 3 if directions else 2]]
     view = stack(

@@ -38,7 +38,9 @@ def fit_awareness(
 
     Layer and direction are chosen afresh in every outer fold, from its other items alone: what
     is reported of the probe comes from items that had no part in either. Intervals are about
-    new items, for these fits.
+    new items, for these fits. As an alarm on test-like prompts it is
+    `evaluate_monitor(model, -probe.direction, ..., reduce="mean")`, which ranks prompts as its
+    scores do.
 
     Args:
         model: plain or steered.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import plotly.graph_objects as go
 
-from steerkit.plotting.features import card_html, feature_figure
+from steerkit.plotting.features import card_html, feature_figure, features_by_auc
 from steerkit.plotting.style import COLOURS, CSS, figure, script, to_div
 
 if TYPE_CHECKING:
@@ -90,13 +90,15 @@ def dashboard_page(dashboard: "FeatureDashboard") -> str:
         "ones, one a prompt: what drives a feature most, not everything it is on for.</p>"
     )
     sections = "".join(_section(view, dashboard.concept, i) for i, view in enumerate(dashboard))
+    found = dashboard.found
+    chosen = "" if found is None else to_div(features_by_auc(found), div_id="found")
     title = escape(f"Features of {dashboard.sae.name}")
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{title}</title><style>{CSS}{_PAGE}</style><script>{script()}</script></head>"
         f"<body><h1>{title}</h1>{said}<div class='table'><table><tr>{names}</tr>{body}</table>"
-        f"</div>{note}{sections}</body></html>"
+        f"</div>{note}{chosen}{sections}</body></html>"
     )
 
 

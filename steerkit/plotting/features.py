@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from steerkit.plotting.style import COLOURS, figure, script, template, to_div
-from steerkit.plotting.style import CSS as FIGURE_CSS
+from steerkit.plotting.style import COLOURS, figure, template
 
 if TYPE_CHECKING:
     from steerkit.sae import Context, FeatureCard, FoundFeatures
@@ -137,23 +136,6 @@ def card_html(card: "FeatureCard") -> str:
         f"<div style='{FONT};max-width:760px;border:{LINE};border-radius:8px;padding:14px 16px;"
         f"box-sizing:border-box'>{head}{promoted}<div style='margin-top:8px'>"
         f"{contexts or none}</div></div>"
-    )
-
-
-def cards_page(cards: "Sequence[FeatureCard]", *, title: str, head: str = "") -> str:
-    """One HTML page with a card and a figure for each feature; it needs no network."""
-    body = "".join(
-        f"<section>{card_html(card)}{to_div(feature_figure(card))}</section>" for card in cards
-    )
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>:root {{ color-scheme: light dark }}"
-        "body { font-family: system-ui, sans-serif; max-width: 50rem; margin: 2rem auto; "
-        "padding: 0 1rem } section { margin: 1.5rem 0 } td, th { padding: .2rem .7rem .2rem 0; "
-        f"text-align: left; font-size: 13px }}{FIGURE_CSS}</style>"
-        f"<script>{script()}</script></head><body><h1>{escape(title)}</h1>{head}{body}"
-        "</body></html>"
     )
 
 

@@ -11,6 +11,7 @@ import steerkit as sk
 from steerkit.batch import Batch
 from steerkit.concepts import (
     awareness_scores,
+    evaluate_monitor,
     fit_awareness,
     format_controls,
     rewrite_effect,
@@ -146,6 +147,19 @@ def test_a_score_is_the_mean_over_prompt_tokens_in_calibration_units(tiny_model,
     answered = [sk.Prompt(t, answer="cake") for t in texts]
     assert np.allclose(probe.scores(tiny_model, answered).scores, found.scores, atol=1e-4)
     assert "test-like" in found.summary() and "<table>" in found._repr_html_()
+
+
+def test_the_alarm_on_test_like_prompts_ranks_them_as_the_scores_do(tiny_model, probe):
+    other = grid(20, seed=31)
+    found = evaluate_monitor(
+        tiny_model, -probe.direction, other.negative, other.positive, fpr=0.1, reduce="mean",
+        n_random=0, n_permutations=0, n_resamples=50,
+    )  # fmt: skip
+    alarm = found.monitor.scores(tiny_model, other.prompts)
+    score = probe.scores(tiny_model, other).scores
+    slope, offset = np.polyfit(score, alarm, 1)
+    assert slope < 0 and np.allclose(alarm, slope * score + offset, atol=1e-3)
+    assert found.recall.value > 0.9 and found.resolved
 
 
 def test_on_null_data_the_picking_probe_is_biased_and_the_held_out_one_is_not():

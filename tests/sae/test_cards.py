@@ -7,7 +7,7 @@ import torch
 
 import steerkit as sk
 from steerkit.errors import MethodError, ModelError
-from steerkit.plotting.features import card_html, cards_page, feature_figure
+from steerkit.plotting.features import card_html, feature_figure
 from steerkit.sae import cards, feature_activations, feature_cards, load_sae, rows
 
 TEXTS = [
@@ -89,7 +89,7 @@ def test_figures_and_pages_escape_what_tokens_hold(sae: Any, model: Any) -> None
     (card,) = feature_cards(sae, model, TEXTS, 3)
     fig = feature_figure(card)
     assert sum(fig.data[0].y) == card.active and len(fig.data[1].x) == 16
-    assert "Feature 3" in card._repr_html_() and "<script>" in cards_page([card], title="a")
+    assert "Feature 3" in card._repr_html_()
     from dataclasses import replace
 
     odd = replace(card, towards=(("<b>", 1.0),), contexts=())

@@ -89,7 +89,7 @@ def test_sides_are_the_activations_of_the_contrasts_prompts(
 
 def test_one_file_holds_every_feature_and_needs_no_network(dashboard: Any, tmp_path: Any) -> None:
     page = dashboard.write(tmp_path / "features.html").read_text()
-    assert page.count("<section>") == 3 and page.count("plotly-graph-div") == 6
+    assert page.count("<section>") == 3 and page.count("plotly-graph-div") == 7
     for view in dashboard:
         assert f"href='#f{view.card.feature}'" in page and f"id='f{view.card.feature}'" in page
     assert "<script src" not in page and "<link" not in page

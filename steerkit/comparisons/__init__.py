@@ -5,6 +5,12 @@ from steerkit.comparisons.geometry import biased_linear_cka as biased_linear_cka
 from steerkit.comparisons.geometry import linear_cka as linear_cka
 from steerkit.comparisons.geometry import procrustes as procrustes
 from steerkit.comparisons.geometry import rsa as rsa
+from steerkit.comparisons.membership import Membership as Membership
+from steerkit.comparisons.membership import membership_scores as membership_scores
+from steerkit.comparisons.membership import min_k as min_k
+from steerkit.comparisons.membership import zlib_ratio as zlib_ratio
+from steerkit.comparisons.ranks import RankCorrelation as RankCorrelation
+from steerkit.comparisons.ranks import rank_correlation as rank_correlation
 from steerkit.comparisons.representation_shift import (
     measure_representation_shift as measure_representation_shift,
 )
@@ -18,3 +24,7 @@ from steerkit.comparisons.similarity import (
 from steerkit.comparisons.similarity_result import Similarity as Similarity
 from steerkit.comparisons.token_shift import measure_token_shift as measure_token_shift
 from steerkit.comparisons.token_shift_result import TokenShift as TokenShift
+from steerkit.comparisons.transfer import answer_log_prob as answer_log_prob
+from steerkit.comparisons.transfer import refused as refused
+from steerkit.comparisons.transfer import transfer_directions as transfer_directions
+from steerkit.comparisons.transfer_result import TransferMatrix as TransferMatrix

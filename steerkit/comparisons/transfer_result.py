@@ -1,0 +1,165 @@
+"""What directions of several models do in each of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steerkit.errors import MethodError
+from steerkit.lenses.tables import html_table, markdown
+from steerkit.statistics import Estimate, Null
+
+PAPER = "arXiv:2602.00298"
+LEVEL = 0.05
+"""Family-wise level, over all cells, at which an effect counts as found."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One direction in one model under one operator.
+
+    Attributes:
+        operator: `add` or `ablate`.
+        source: the direction's name.
+        target: the model's.
+        effect: rise (add) or fall (ablate) of the measure, mean over prompts.
+        null: |effect| beside random directions that move the stream as far.
+        adjusted_p: beside the largest effect that each random direction has in any cell of the
+            operator: corrected for looking at all of them.
+        normalised: as a fraction of what the model's own direction does; None without one, NaN
+            where that is not told from 0.
+        size: mean |delta h|, in activation units.
+        kl: KL(plain || steered) on plain answers, mean nats per token; compare only like with like.
+        kl_p95: its 95th percentile.
+    """
+
+    operator: str
+    source: str
+    target: str
+    effect: Estimate
+    null: Null
+    adjusted_p: float
+    normalised: Estimate | None
+    size: float
+    kl: float
+    kl_p95: float
+
+    @property
+    def found(self) -> bool:
+        """Whether the effect exceeds random directions' at the family-wise level."""
+        return self.adjusted_p <= LEVEL
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return {
+            **self.__dict__,
+            "effect": self.effect.to_json(),
+            "null": self.null.to_json(),
+            "normalised": self.normalised.to_json() if self.normalised else None,
+            "found": self.found,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class TransferMatrix:
+    """Every direction in every model.
+
+    Attributes:
+        cells: one an operator, target and source.
+        sources: the directions' names.
+        targets: the models'.
+        operators: what was done with them.
+        unit: of the effects.
+        provenance: models, directions, settings.
+    """
+
+    cells: tuple[Cell, ...]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    operators: tuple[str, ...]
+    unit: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def at(self, source: str, target: str, operator: str = "add") -> Cell:
+        """One cell.
+
+        Raises:
+            MethodError: there is no such cell.
+        """
+        for cell in self.cells:
+            if (cell.source, cell.target, cell.operator) == (source, target, operator):
+                return cell
+        raise MethodError(
+            f"no cell {operator} of '{source}' in '{target}'; directions "
+            f"{', '.join(self.sources)}, models {', '.join(self.targets)}, operators "
+            f"{', '.join(self.operators)}"
+        )
+
+    def table(self) -> str:
+        """One row a cell, as markdown."""
+        return markdown(*self._rows())
+
+    def summary(self) -> str:
+        """What was found, in a few lines of plain text."""
+        lines = [f"{len(self.sources)} directions in {len(self.targets)} models"]
+        for operator in self.operators:
+            found = [
+                f"{c.source} in {c.target}"
+                for c in self.cells
+                if c.operator == operator and c.found and c.source != c.target
+            ]
+            home = [c.target for c in self.cells if c.operator == operator and c.found
+                    and c.source == c.target]  # fmt: skip
+            lines.append(
+                f"{operator}: works at home in {', '.join(home) or 'no model'}; transfers: "
+                f"{', '.join(found) or 'none'}"
+            )
+        draws = min((c.null.n for c in self.cells), default=0)
+        if 1 / (1 + draws) > LEVEL:
+            lines.append(
+                f"inconclusive: {draws} random directions cannot give p <= {LEVEL}; take 19"
+            )
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dictionary."""
+        return {
+            "paper": PAPER,
+            "unit": self.unit,
+            "sources": list(self.sources),
+            "targets": list(self.targets),
+            "operators": list(self.operators),
+            "cells": [c.to_json() for c in self.cells],
+            "provenance": dict(self.provenance),
+        }
+
+    def __repr__(self) -> str:
+        return f"TransferMatrix({self.summary()})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Direction transfer", self.summary(), *self._rows())
+
+    def _rows(self) -> tuple[list[str], list[list[str]]]:
+        head = [
+            "operator",
+            "direction",
+            "model",
+            f"effect ({self.unit})",
+            "of own",
+            "random (q95)",
+            "p (adjusted)",
+            "KL (nats per token)",
+        ]
+        rows = [
+            [
+                c.operator,
+                c.source,
+                c.target,
+                str(c.effect),
+                str(c.normalised) if c.normalised else "",
+                f"{c.null.q95:.3g}",
+                f"{c.adjusted_p:.3g}",
+                f"{c.kl:.3g}",
+            ]
+            for c in self.cells
+        ]
+        return head, rows

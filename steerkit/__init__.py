@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from steerkit.edits import find_orthogonalized as find_orthogonalized
     from steerkit.edits import orthogonalize as orthogonalize
     from steerkit.errors import SteerkitError as SteerkitError
+    from steerkit.evaluations import alignment_quality as alignment_quality
+    from steerkit.evaluations import answering_parity as answering_parity
+    from steerkit.evaluations import branching_factor as branching_factor
+    from steerkit.evaluations import decoding_robustness as decoding_robustness
+    from steerkit.evaluations import three_way_outcomes as three_way_outcomes
+    from steerkit.evaluations import validate_judge as validate_judge
     from steerkit.extraction import Eraser as Eraser
     from steerkit.extraction import Subspace as Subspace
     from steerkit.extraction import check_erasure as check_erasure
@@ -93,6 +99,12 @@ _HOME = {
     "find_orthogonalized": "edits",
     "orthogonalize": "edits",
     "SteerkitError": "errors",
+    "alignment_quality": "evaluations",
+    "answering_parity": "evaluations",
+    "branching_factor": "evaluations",
+    "decoding_robustness": "evaluations",
+    "three_way_outcomes": "evaluations",
+    "validate_judge": "evaluations",
     "Eraser": "extraction",
     "Subspace": "extraction",
     "check_erasure": "extraction",

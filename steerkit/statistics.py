@@ -51,6 +51,18 @@ class Null:
         return asdict(self)
 
 
+def detectable(estimate: Estimate) -> float:
+    """The smallest true difference that would be found four times in five, in its own units.
+
+    (1.96 + 0.84) standard errors, the standard error read off the 95% interval. A test that
+    finds nothing says no more than that.
+
+    >>> round(detectable(Estimate(0.0, -0.196, 0.196, 50)), 2)
+    0.28
+    """
+    return (1.96 + 0.84) * (estimate.high - estimate.low) / (2 * 1.96)
+
+
 def null(name: str, observed: float, draws: Sequence[float] | Floats) -> Null:
     """Summarise null draws against an observed value; large values are extreme."""
     values = np.asarray(draws, dtype=np.float64)

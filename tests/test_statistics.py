@@ -240,3 +240,10 @@ def test_an_estimate_reads_as_value_and_interval() -> None:
     e = st.Estimate(0.81234, 0.7, 0.9, 10, "AUC")
     assert str(e) == "0.812 [0.7, 0.9]"
     assert st.Estimate(**e.to_json()) == e
+
+
+def test_a_detectable_difference_is_found_four_times_in_five() -> None:
+    from scipy.stats import norm
+
+    wide = st.detectable(st.Estimate(3.0, 3.0 - 1.96 * 0.5, 3.0 + 1.96 * 0.5, 40))
+    assert norm.sf(1.96 - wide / 0.5) == pytest.approx(0.8, abs=0.01)

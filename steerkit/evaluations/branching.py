@@ -281,9 +281,7 @@ def _read_again(
         entropy = -torch.where(p > 0, p * logp, torch.zeros_like(p)).sum(-1)
         ending = p[..., list(ends)].sum(-1) if ends else torch.zeros_like(entropy)
         for row, number in enumerate(batch.rows.tolist()):
-            each = [
-                v[row][mask[row]].double().cpu().numpy() for v in (entropy, surprisal, ending)
-            ]
+            each = [v[row][mask[row]].double().cpu().numpy() for v in (entropy, surprisal, ending)]
             answer = items[number].answer
             ended = bool(answer) and answer[-1] in ends
             found[number] = SampledAnswer(number // n_samples, each[0], each[1], each[2], ended)

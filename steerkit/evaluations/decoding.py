@@ -356,9 +356,12 @@ def _folds(groups: Sequence[str], seed: int) -> list[tuple[NDArray[np.int64], ND
 def _exchanged(swept: Floats, tried: Floats, n: int, rng: np.random.Generator) -> Floats:
     """Gains when the answers of each prompt are dealt to the two arms at random."""
     both = np.hstack([swept, tried])
-    found = np.empty(n)
-    for i in range(n):
-        dealt = np.take_along_axis(both, rng.random(both.shape).argsort(1), 1)
-        half = dealt.shape[1] // 2
-        found[i] = any_true(dealt[:, :half]).mean() - any_true(dealt[:, half:]).mean()
-    return found
+    half = swept.shape[1]
+    found = []
+    step = max(1, 2**22 // both.size)
+    for start in range(0, n, step):
+        order = rng.random((min(step, n - start), *both.shape)).argsort(2)
+        dealt = np.take_along_axis(both[None], order, 2) == 1
+        some = dealt[..., :half].any(2).mean(1) - dealt[..., half:].any(2).mean(1)
+        found.append(some)
+    return np.concatenate(found)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from steerkit.lenses.tables import html_table, markdown
-from steerkit.statistics import Estimate, Null
+from steerkit.statistics import Estimate, Null, detectable
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,9 @@ class DecodingRobustness:
             f"{self.swept.observed}; any of {self.budget} samples at {self.fixed} "
             f"{self.tried.observed}",
             f"what the settings add to the number of tries: {self.gain} "
-            f"(p = {self.gain_null.p:.3g}); best setting {self.best[0]}, {self.best[1]} on "
-            "prompts that did not choose it",
+            f"(p = {self.gain_null.p:.3g}; {detectable(self.gain):.2g} would be found four times "
+            f"in five); best setting {self.best[0]}, {self.best[1]} on prompts that did not "
+            "choose it",
         ]
         if self.inflation is None:
             lines.append(

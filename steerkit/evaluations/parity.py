@@ -260,10 +260,8 @@ def _cells(
 
 def _exchanges(cells: Floats, n: int, rng: np.random.Generator) -> Floats:
     """Group means when the groups of each template are dealt anew: `[exchange group]`."""
-    found = np.empty((n, cells.shape[1]))
-    for i in range(n):
-        found[i] = np.take_along_axis(cells, rng.random(cells.shape).argsort(1), 1).mean(0)
-    return found
+    order = rng.random((n, *cells.shape)).argsort(2)
+    return np.asarray(np.take_along_axis(cells[None], order, 2).mean(1))
 
 
 def _swaps(gaps: Floats, n: int, rng: np.random.Generator) -> Floats:

@@ -5,7 +5,7 @@ from typing import Any
 
 from steerkit.evaluations.judge_validation import GroupError
 from steerkit.lenses.tables import html_table, markdown
-from steerkit.statistics import Estimate, Null
+from steerkit.statistics import Estimate, Null, detectable
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,8 @@ class Parity:
             f"{self.model}, {len(self.groups)} groups, {self.n_templates} templates, judge "
             f"'{self.judge}' ({self.failures} failures): largest difference {worst.first} less "
             f"{worst.second} {worst.difference}, p = {worst.p_any:.3g} over all pairs; of equal "
-            f"groups the largest is {self.chance.mean:.3g} on average",
+            f"groups the largest is {self.chance.mean:.3g} on average; a difference of "
+            f"{detectable(worst.difference):.2g} would be found four times in five",
         ]
         if worst.projection is not None and worst.projection_null is not None:
             lines.append(

@@ -15,8 +15,10 @@ from steerkit.evaluations import (
     published_sweep,
     validate_judge,
 )
-from steerkit.evaluations.decoding import decoding_statistics
+from steerkit.evaluations.any_of import any_true
+from steerkit.evaluations.decoding import _exchanged, decoding_statistics
 from steerkit.prompts import Prompt
+from steerkit.statistics import null
 
 NAMES = tuple(f"s{i}" for i in range(8))
 FAST = {"n_resamples": 200, "n_permutations": 99}
@@ -46,8 +48,16 @@ def test_any_of_many_settings_is_large_when_settings_do_nothing():
 
 def test_false_alarms_and_power_of_what_settings_add():
     rng = np.random.default_rng(1)
-    alarms = sum(report(tables(rng, spread=0.2)).gain_null.p <= 0.05 for _ in range(150))
-    low, high = binom.ppf([0.0005, 0.9995], 150, 0.05)
+
+    def p_of(verdicts):
+        swept, tried = verdicts[:, 1:9], verdicts[:, 9:]
+        gain = any_true(swept).mean() - any_true(tried).mean()
+        return null("", abs(gain), np.abs(_exchanged(swept, tried, 99, rng))).p
+
+    found = report(tables(rng), n_permutations=1)  # what `p_of` does is what is reported
+    assert found.gain.value == found.swept.observed.value - found.tried.observed.value
+    alarms = sum(p_of(tables(rng, n=24, spread=0.2)) <= 0.05 for _ in range(1000))
+    low, high = binom.ppf([0.0005, 0.9995], 1000, 0.05)
     assert low <= alarms <= high
     hits = sum(report(tables(rng, sweep=0.2, fixed=0.05)).gain_null.p <= 0.05 for _ in range(30))
     assert hits >= 24
@@ -88,14 +98,14 @@ def test_false_positives_are_taken_out_of_any_of_rates():
 def test_corrected_intervals_hold_the_truth():
     rng = np.random.default_rng(5)
     covered = 0
-    for i in range(100):
+    for i in range(60):
         validation = judged(rng, 0.05, 0.1)
         true = rng.random((150, 17)) < 0.04
         seen = np.where(true, rng.random(true.shape) >= 0.1, rng.random(true.shape) < 0.05)
         found = report(seen.astype(float), validation=validation, n_permutations=1, seed=i)
         corrected = found.swept.corrected
         covered += corrected.low <= 1 - 0.96**8 <= corrected.high
-    assert covered >= binom.ppf(0.0005, 100, 0.95)
+    assert covered >= binom.ppf(0.0005, 60, 0.95)
 
 
 def test_a_sweep_of_a_real_network(tiny_model):

@@ -56,15 +56,14 @@ def _all_pairs(
     # A coordinate of exactly zero would leave its own axis out of the formula.
     u = torch.where(u.abs() < 1e-12 * u.norm(dim=0), 1e-12 * u.norm(dim=0), u)
     k = min(k, int((diagonal > RANK**2 * diagonal[0]).sum()))
-    found = []
-    for j in range(k):
-        apart = (diagonal[j] - diagonal)[:, None]
-        above = (u**2).sum(0) if j == 0 else (diagonal[j - 1] - diagonal[j]).expand(u.shape[1])
-        low, high = torch.zeros_like(above), above.clone()
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            too_low = (u**2 / (middle + apart)).sum(0) > 1
-            low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
-        vector: Tensor = u / (high + apart)
-        found.append(vector / vector.norm(dim=0))
-    return orthonormal(torch.einsum("ad,aks->kds", rows.axes, torch.stack(found, 2)))
+    apart = (diagonal[:k, None] - diagonal)[:, :, None]
+    between = (diagonal[: k - 1] - diagonal[1:k])[:, None].expand(-1, u.shape[1])
+    above = torch.cat([(u**2).sum(0)[None], between])
+    low, high = torch.zeros_like(above), above
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        too_low = (u**2 / (middle[:, None] + apart)).sum(1) > 1
+        low, high = torch.where(too_low, middle, low), torch.where(too_low, high, middle)
+    vectors: Tensor = u / (high[:, None] + apart)
+    vectors = vectors / vectors.norm(dim=1, keepdim=True)
+    return orthonormal(torch.einsum("ad,jac->cdj", rows.axes, vectors))

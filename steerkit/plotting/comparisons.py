@@ -1,14 +1,24 @@
-"""Figures of two models compared: similarity over depth, token shift over the answer."""
+"""Figures of two models compared: similarity over depth, shifts of tokens and of concepts."""
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerkit.comparisons.forced import MARGINAL
+from steerkit.comparisons.representation_shift_result import RepresentationShift
 from steerkit.comparisons.similarity_result import TITLES, Similarity
 from steerkit.comparisons.token_shift_result import TokenShift
+from steerkit.comparisons.transfer_result import TransferMatrix
 from steerkit.errors import MethodError
-from steerkit.plotting.style import COLOURS, PALETTE, SEQUENTIAL, intervals, template
+from steerkit.plotting.style import (
+    COLOURS,
+    DIVERGING,
+    PALETTE,
+    SEQUENTIAL,
+    figure,
+    intervals,
+    template,
+)
 from steerkit.statistics import Estimate
 
 
@@ -162,4 +172,104 @@ def token_shift_figure(found: TokenShift) -> go.Figure:
     fig.update_yaxes(title_text="shifted (fraction, rank above 3)", range=[-0.02, 1.02], col=1)
     fig.update_xaxes(title_text="shifted (fraction)", range=[0, 1.02], row=1, col=2)
     fig.update_yaxes(autorange="reversed", row=1, col=2)
+    return fig
+
+
+def representation_shift_figure(found: RepresentationShift) -> go.Figure:
+    """How far each concept's states move along its own shift, less how far all states do.
+
+    Bars are values with 95% intervals over groups; ticks are the 95th percentile of random groups
+    of states of equal size. Concepts with too few states are left out.
+
+    Raises:
+        MethodError: a result in which no concept could be scored.
+    """
+    shown = [c for c in found.concepts if c.null.n]
+    if not shown:
+        raise MethodError("no concept has enough states to be drawn; give more prompts")
+    names = [f"{c.index}: {' '.join(c.shift_words[:3])}".rstrip(": ") for c in shown]
+    fig = figure(
+        title="Shift beyond the global one",
+        x="concept (what its shift reads as)",
+        y="along its shift (activation units)",
+    )
+    fig.add_bar(
+        x=names,
+        y=[c.along.value for c in shown],
+        error_y=intervals([c.along for c in shown]),
+        marker_color=[COLOURS["steered"] if c.found else COLOURS["plain"] for c in shown],
+        customdata=[[c.n_score, c.adjusted_p] for c in shown],
+        hovertemplate="%{y:.3g}, %{customdata[0]} states, p %{customdata[1]:.3g}<extra></extra>",
+        showlegend=False,
+    )
+    fig.add_scatter(
+        x=names,
+        y=[c.null.q95 for c in shown],
+        mode="markers",
+        marker={"symbol": "line-ew", "size": 34, "line": {"width": 2.5, "color": COLOURS["null"]}},
+        name="random groups of equal size (95th percentile)",
+        hovertemplate="random groups: %{y:.3g}<extra></extra>",
+    )
+    fig.update_xaxes(type="category")
+    return fig
+
+
+def transfer_map(found: TransferMatrix) -> go.Figure:
+    """Effects of every direction in every model, one panel an operator; boxes were found.
+
+    Raises:
+        MethodError: a matrix without cells.
+    """
+    if not found.cells:
+        raise MethodError("this matrix has no cells to draw")
+    fig = make_subplots(
+        rows=1,
+        cols=len(found.operators),
+        shared_yaxes=True,
+        horizontal_spacing=0.06,
+        subplot_titles=found.operators,
+    )
+    most = max(abs(c.effect.value) for c in found.cells) or 1.0
+    for column, operator in enumerate(found.operators, 1):
+        grid = [[found.at(s, t, operator) for t in found.targets] for s in found.sources]
+        fig.add_heatmap(
+            x=found.targets,
+            y=found.sources,
+            z=[[c.effect.value for c in row] for row in grid],
+            text=[[f"{c.effect.value:.2g}" for c in row] for row in grid],
+            customdata=[[[str(c.effect), c.adjusted_p, c.kl] for c in row] for row in grid],
+            texttemplate="%{text}",
+            hovertemplate="%{y} in %{x}: %{customdata[0]}, p %{customdata[1]:.3g}, "
+            "KL %{customdata[2]:.3g} nats per token<extra></extra>",
+            coloraxis="coloraxis",
+            xgap=1,
+            ygap=1,
+            row=1,
+            col=column,
+        )
+        for i, row in enumerate(grid):
+            for j, cell in enumerate(row):
+                if cell.found:
+                    fig.add_shape(
+                        type="rect", x0=j - 0.5, x1=j + 0.5, y0=i - 0.5, y1=i + 0.5,
+                        line={"width": 2.5, "color": COLOURS["guard"]}, row=1, col=column,
+                    )  # fmt: skip
+        fig.update_xaxes(title_text="model", type="category", row=1, col=column)
+        fig.update_yaxes(range=[len(grid) - 0.5, -0.5], showgrid=False, row=1, col=column)
+    fig.update_layout(
+        template=template(),
+        height=200 + 60 * len(found.sources),
+        autosize=True,
+        margin={"t": 48},
+        coloraxis={
+            "colorscale": [list(stop) for stop in DIVERGING],
+            "cmin": -most,
+            "cmax": most,
+            "colorbar": {
+                "title": {"text": f"effect ({found.unit})", "side": "right"},
+                "thickness": 12,
+            },
+        },
+    )
+    fig.update_yaxes(title_text="direction of", row=1, col=1)
     return fig

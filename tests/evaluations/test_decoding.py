@@ -56,7 +56,7 @@ def test_false_alarms_and_power_of_what_settings_add():
 
     found = report(tables(rng), n_permutations=1)  # what `p_of` does is what is reported
     assert found.gain.value == found.swept.observed.value - found.tried.observed.value
-    alarms = sum(p_of(tables(rng, n=24, spread=0.2)) <= 0.05 for _ in range(1000))
+    alarms = sum(p_of(tables(rng, n=80, spread=0.2)) <= 0.05 for _ in range(1000))
     low, high = binom.ppf([0.0005, 0.9995], 1000, 0.05)
     assert low <= alarms <= high
     hits = sum(report(tables(rng, sweep=0.2, fixed=0.05)).gain_null.p <= 0.05 for _ in range(30))

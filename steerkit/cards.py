@@ -69,7 +69,7 @@ def directions_table(directions: Directions) -> str:
     names = (
         ("site", "left"),
         ("method", "left"),
-        ("held-out AUC", "left"),
+        ("held-out AUC" if any(d.scores for d in directions) else "held out", "left"),
         ("", "left"),
         ("p", "right"),
         ("p, all tried", "right"),

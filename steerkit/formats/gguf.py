@@ -182,7 +182,7 @@ def _kept(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What steerkit kept, by tensor; nothing where it is absent or was tampered with."""
     try:
         found = json.loads(metadata.get(KEPT, "{}"))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

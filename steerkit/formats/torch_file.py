@@ -37,7 +37,7 @@ def load(path: Path) -> tuple[Any, dict[str, Any]]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damaged part makes it raise
         raise OutputError(_reason(path, error)) from error
-    for tensor in _tensors(found):
+    for tensor in _tensors(path, found):
         _check(path, tensor, sizes)
     return found, kept
 
@@ -72,7 +72,7 @@ def _records(path: Path) -> tuple[set[int], dict[str, Any]]:
             ours = [e for e in entries if e.filename.split("/")[-1] == KEPT]
             kept = json.loads(archive.read(ours[0])) if ours else {}
             return {e.file_size for e in entries}, kept if isinstance(kept, dict) else {}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise OutputError(
             f"{path} is not a complete .pt file ({error}). Files from before PyTorch 1.6 are not "
             "read: load them where they are trusted and save them again"
@@ -92,15 +92,18 @@ def _reason(path: Path, error: Exception) -> str:
     return f"{path} is damaged or not written by torch.save: {first}"
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(path: Path, value: Any, depth: int = 0) -> Iterator[Tensor]:
+    """Every tensor, however it is nested; a value may hold itself, so not without end."""
+    if depth > 20:
+        raise OutputError(f"{path} nests more than 20 deep, which no file of vectors does")
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from _tensors(inner)
+            yield from _tensors(path, inner, depth + 1)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from _tensors(inner)
+            yield from _tensors(path, inner, depth + 1)
 
 
 def _check(path: Path, tensor: Tensor, sizes: set[int]) -> None:

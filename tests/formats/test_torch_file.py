@@ -1,6 +1,7 @@
 """`.pt` files: only tensors, only what is stored, and nothing is ever run."""
 
 import os
+import random
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from steerkit.errors import OutputError
-from steerkit.formats import FORMATS, read_vectors, torch_file
+from steerkit.errors import OutputError, SteerkitError
+from steerkit.formats import FORMATS, read_vectors, torch_file, write_vectors
 
 
 class Runs:
@@ -131,3 +132,33 @@ def test_no_format_takes_a_bare_tensor_for_its_own(tmp_path):
     assert not [name for name in FORMATS if FORMATS[name].recognises(tmp_path / "some.pt")]
     with pytest.raises(OutputError, match=r"does not say its kind; say which with format="):
         read_vectors(tmp_path / "some.pt")
+
+
+def test_a_value_that_holds_itself_ends(tmp_path):
+    held: dict = {"layers.1": {"steering_vector": torch.ones(3)}}
+    held["layers.2"] = held
+    torch.save(held, tmp_path / "s.pt")
+    with pytest.raises(OutputError, match="nests more than 20 deep"):
+        read_vectors(tmp_path / "s.pt")
+
+
+@pytest.mark.parametrize("name", ["v.gguf", "s.pt", "direction.pt"])
+@pytest.mark.filterwarnings("ignore")
+def test_flipped_bytes_are_read_or_explained(name, rich, tmp_path):
+    """Whatever a damaged file says, the answer is vectors or one of our errors."""
+    formats = {"v.gguf": "gguf", "s.pt": "lm_eval", "direction.pt": "refusal_direction"}
+    write_vectors(rich[:1], tmp_path / name, formats[name])
+    data = (tmp_path / name).read_bytes()
+    rng = random.Random(0)
+    ends = {"read": 0, "explained": 0}
+    for _ in range(300):
+        changed = bytearray(data)
+        for _ in range(rng.choice((1, 1, 3))):
+            changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        (tmp_path / name).write_bytes(changed)
+        try:
+            read_vectors(tmp_path / name, formats[name])
+            ends["read"] += 1
+        except SteerkitError:
+            ends["explained"] += 1
+    assert min(ends.values()) > 10

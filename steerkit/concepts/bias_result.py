@@ -145,6 +145,13 @@ class BiasLens:
             f"{one} and {other} have cosines {min(self.reference_cosines):.2f} to "
             f"{max(self.reference_cosines):.2f} at {len(self.sites)} sites",
         ]
+        draws = [min(row.exchanged.n, row.random.n) for row in known]
+        if draws and len(known) / (1 + min(draws)) >= ALPHA:
+            needed = round(len(known) / ALPHA)
+            lines.append(
+                f"{min(draws)} draws could find none of {len(known)} targets at 5% family-wise; "
+                f"give n_permutations and n_random of at least {needed}"
+            )
         if len(known) < len(self.targets):
             lines.append(
                 f"{len(self.targets) - len(known)} targets pass the gate nowhere "

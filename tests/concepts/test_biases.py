@@ -58,6 +58,7 @@ def test_a_result_tells_itself(found):
     assert json.loads(json.dumps(found.to_json()))["references"] == ["women", "men"]
     assert found.ranked[0].signed.value == max(row.signed.value for row in found.targets)
     assert "towards women (+)" in found.table() and "cosines" in found.summary()
+    assert "199 draws could find none of 14 targets" in found.summary(), "14 / 200 > 5%"
     row = found[SOME[0]]
     assert row.signed.low <= row.signed.high
     assert row.signed.value == pytest.approx(np.mean(row.by_site))

@@ -46,6 +46,27 @@ class Candidate:
         return f"{self.method}{strength} on {self.site}"
 
 
+@dataclass(frozen=True, eq=False)
+class Turned(Training):
+    """Rows in an orthonormal basis of what they span, which know how wide they were.
+
+    Fits do not depend on the basis, only some shrinkages on the width; and where there are
+    fewer rows than axes, a site is turned once instead of being factored whole in every fold.
+    """
+
+    width: int
+
+    @property
+    def d_model(self) -> int:
+        """Width of the stream that the rows came from."""
+        return self.width
+
+
+def spanned(x: Float[Tensor, "row d_model"]) -> Float[Tensor, "row axis"]:
+    """The rows' coordinates in an orthonormal basis of their span; themselves if that is all."""
+    return x if x.shape[1] <= len(x) else torch.linalg.qr(x.T).R.T
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A method and its penalties, the strongest first."""

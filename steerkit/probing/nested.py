@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from steerkit.extraction.labelled import Labelled
 from steerkit.extraction.ranking import auc_columns
-from steerkit.extraction.training import Training
-from steerkit.probing.candidates import Candidate, Recipe, scaled
+from steerkit.probing.candidates import Candidate, Recipe, Turned, scaled, spanned
 from steerkit.statistics import Floats
 
 Rows = NDArray[np.int64]
@@ -159,9 +158,10 @@ def run(
     scores = inner_scores.copy()
     fits = _fits(outers)
     for site in range(n_sites) if sites is None else sites:
-        x = data.rows(site)
+        whole = data.rows(site)
+        x, width = spanned(whole), whole.shape[1]
         for train, roles in fits:
-            rows = Training.of(x[train], [data.groups[i] for i in train])
+            rows = Turned(x[train], tuple(data.groups[i] for i in train), width)
             y = torch.from_numpy(labels[train])
             for number, recipe in enumerate(recipes):
                 w = recipe.fit(rows, y, exact=exact, seed=seed)

@@ -12,23 +12,16 @@ from steerkit.activations import Activations
 from steerkit.errors import ActivationError, MethodError
 from steerkit.extraction.labelled import Labelled
 from steerkit.extraction.ranking import fold_auc
-from steerkit.extraction.text_baseline import text_scores
-from steerkit.probing import nested
+from steerkit.probing.arms import Arms
 from steerkit.probing.calibration import reliability
-from steerkit.probing.candidates import Recipe, recipes
-from steerkit.probing.chance import random_directions
-from steerkit.probing.compared import Arm, auc_difference
+from steerkit.probing.candidates import recipes
 from steerkit.probing.fresh import activations_of
 from steerkit.probing.left_out import LeftOut, leave_out, unfit
-from steerkit.probing.length import length_scores
-from steerkit.probing.nested import Choice, Outer, crossed
+from steerkit.probing.nested import crossed
 from steerkit.probing.report import ProbeReport
-from steerkit.probing.scored import Scored, accuracy
+from steerkit.probing.scored import accuracy
 from steerkit.protocols import Model
-from steerkit.statistics import Floats, Null, grouped_folds, null, permutations, row_draws
-
-ITERATIVE = ("logistic", "svm")
-"""Methods whose null is fitted to a looser tolerance."""
+from steerkit.statistics import grouped_folds, row_draws
 
 
 def probe(
@@ -51,11 +44,11 @@ def probe(
     Each outer fold chooses site, method and penalty by AUC on inner folds of the others, is
     fitted on them, and scored once. Folds never split a group (a pair, a template). The same
     procedure runs on permuted labels (within pairs; groups of one label exchange it within
-    their fold) and on an untrained model; the words alone, the length alone, random directions and
-    the commoner label are scored on the same folds; and categories are left out one by one.
+    their fold) and on an untrained model; the words alone, the length alone, random directions
+    and the commoner label are scored on the same folds; and categories are left out one by one.
 
     Cost: K (K + 1) / 2 fits a site for K folds, penalties and permutations their columns: about
-    2 s for 200 prompts at 4 sites of width 64, under a minute for 400 at 12 sites of width 512
+    3 s for 200 prompts at 4 sites of width 64, under a minute for 400 at 12 sites of width 512
     (one core); ridge, lda and mean_difference take a fraction of it. Without permutations a
     hundredth.
 
@@ -94,19 +87,19 @@ def probe(
     outers = crossed(fold_of)
     draws = row_draws(data.groups, seed=seed)
     y = data.labels
-    shared = _Shared(data, outers, fold_of, draws, chosen, seed)
-    own = shared.scored(data)
+    arms = Arms(data, outers, fold_of, draws, chosen, seed)
+    own = arms.scored(data)
     auc = fold_auc(own.scores, y, fold_of, data.groups, draws=draws)
-    permutation = _permuted(shared, n_permutations, auc.value, progress)
+    permutation = arms.permuted(n_permutations, auc.value, progress=progress)
     notes = []
-    text = shared.text(own)
+    text = arms.text(own)
     if text is None:
         notes.append("words alone: not measured, a fold's prompts have no words")
     blank = None
     if untrained is not None:
         control = activations_of(untrained, data, progress=progress)
-        read = shared.scored(control)
-        blank = shared.arm(
+        read = arms.scored(control)
+        blank = arms.arm(
             "untrained model", own, read.scores, read.probabilities > 0.5, read.choices
         )
     else:
@@ -118,9 +111,7 @@ def probe(
         left = leave_out(data, chosen, within, n_folds=n_folds, seed=seed)
     elif categories:
         notes.append(f"left-out categories: not measured, {problem}")
-    kinds = {
-        shaped: _random(shared, n_random, auc.value, shaped=shaped) for shaped in (False, True)
-    }
+    kinds = {shaped: arms.random(n_random, auc.value, shaped=shaped) for shaped in (False, True)}
     majority = np.array([y[outers[fold].train].mean() > 0.5 for fold in fold_of])
     return ProbeReport(
         concept=concept or str(acts.provenance.get("concept") or "concept"),
@@ -134,7 +125,7 @@ def probe(
         random=kinds[False],
         shaped=kinds[True],
         text=text,
-        length=shared.length(own),
+        length=arms.length(own),
         untrained=blank,
         left_out=left,
         majority=accuracy(majority, y, data.groups),
@@ -160,88 +151,6 @@ def probe(
             "versions": {name: version(name) for name in ("steerkit", "torch", "numpy")},
         },
     )  # fmt: skip
-
-
-class _Shared:
-    """What every arm shares: folds, resamples, recipes."""
-
-    def __init__(
-        self,
-        data: Labelled,
-        outers: tuple[Outer, ...],
-        fold_of: NDArray[np.int64],
-        draws: Floats,
-        chosen: tuple[Recipe, ...],
-        seed: int,
-    ) -> None:
-        self.data, self.outers, self.fold_of = data, outers, fold_of
-        self.draws, self.chosen, self.seed = draws, chosen, seed
-
-    def scored(self, data: Labelled) -> Scored:
-        """The selecting procedure on some activations of the prompts, fitted exactly."""
-        y = self.data.labels
-        trials = nested.run(data, y[:, None], self.outers, self.chosen, exact=True, seed=self.seed)
-        return Scored.of(trials, y)
-
-    def arm(
-        self,
-        name: str,
-        own: Scored,
-        scores: Floats,
-        said: NDArray[np.bool_],
-        choices: tuple[Choice, ...] = (),
-    ) -> Arm:
-        """A control beside the probe."""
-        y, groups = self.data.labels, self.data.groups
-        return Arm(
-            name,
-            fold_auc(scores, y, self.fold_of, groups, draws=self.draws),
-            accuracy(said, y, groups),
-            auc_difference(own.scores, scores, y, (self.fold_of, self.fold_of), self.draws, groups),
-            choices,
-        )
-
-    def text(self, own: Scored) -> Arm | None:
-        """The words alone, on the same folds."""
-        scores = text_scores(self.data.prompts, self.data.labels, self._folds)
-        return None if scores is None else self.arm("words alone", own, scores, scores > 0)
-
-    def length(self, own: Scored) -> Arm:
-        """The length alone, on the same folds."""
-        scores = length_scores(self.data.prompts, self.data.labels, self._folds)
-        return self.arm("length alone", own, scores, scores > 0)
-
-    @property
-    def _folds(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        return [(outer.train, outer.test) for outer in self.outers]
-
-
-def _permuted(shared: _Shared, n: int, observed: float, progress: bool) -> Null:
-    """The null of the whole procedure; the observed labels go through it in the same way."""
-    name = "labels permuted"
-    if not n:
-        return null(name, observed, [])
-    data = shared.data
-    rng = np.random.default_rng(shared.seed)
-    exchanged = permutations(data.labels, data.groups, n, rng, within=shared.fold_of)
-    trials = nested.run(
-        data,
-        np.hstack([data.labels[:, None], exchanged]),
-        shared.outers,
-        shared.chosen,
-        exact=not any(recipe.method in ITERATIVE for recipe in shared.chosen),
-        seed=shared.seed,
-        sites=_bar(len(data.acts.sites), progress),
-    )
-    return null(name, trials.auc[0], trials.auc[1:])
-
-
-def _random(shared: _Shared, n: int, observed: float, *, shaped: bool) -> Null:
-    name = "random directions, data-shaped" if shaped else "random directions"
-    if not n:
-        return null(name, observed, [])
-    found = random_directions(shared.data, shared.outers, n, shaped=shaped, seed=shared.seed)
-    return null(name, observed, found)
 
 
 def one_row_each(acts: Activations) -> Labelled:
@@ -291,9 +200,3 @@ def _require_numbers(n_folds: int, n_permutations: int, n_random: int, margin: f
         )
     if not 0 <= margin < 0.5:
         raise MethodError(f"the margin is an AUC difference from 0 to 0.5; got {margin}")
-
-
-def _bar(n: int, progress: bool):  # type: ignore[no-untyped-def]
-    from tqdm.auto import tqdm
-
-    return tqdm(range(n), desc="probe", unit="site", disable=not progress)

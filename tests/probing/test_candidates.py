@@ -11,7 +11,7 @@ from steerkit.errors import MethodError
 from steerkit.extraction.methods import METHODS
 from steerkit.extraction.penalty import feature_size
 from steerkit.extraction.training import Training
-from steerkit.probing.candidates import GRIDS, recipes, scaled
+from steerkit.probing.candidates import GRIDS, Turned, recipes, scaled, spanned
 
 
 @pytest.fixture
@@ -73,6 +73,19 @@ def test_other_methods_are_the_extractors_own(rows, labels, name):
     assert penalties == (None,)
     own = METHODS[name](rows.x, labels[:, 1], rows.groups, seed=0)
     assert_close(found[:, 0, 1], (rows.x - rows.mean) @ own)
+
+
+@pytest.mark.parametrize("name", ["logistic", "ridge", "svm", "lda", "leace", "mean_difference"])
+def test_rows_fewer_than_axes_are_turned_once_and_give_the_same(labels, name):
+    draw = torch.Generator().manual_seed(5)
+    x = torch.randn(50, 90, generator=draw, dtype=torch.float64) + 3
+    groups = tuple(f"prompt{i}" for i in range(40))
+    (recipe,) = recipes(name, None)
+    assert spanned(x).shape == (50, 50)
+    whole, turned = Training(x[:40], groups), Turned(spanned(x)[:40], groups, 90)
+    one = scaled(whole, x[40:]) @ recipe.fit(whole, labels, exact=True, seed=0)
+    other = scaled(turned, spanned(x)[40:]) @ recipe.fit(turned, labels, exact=True, seed=0)
+    assert_close(one, other, rtol=1e-6, atol=1e-8)
 
 
 def test_the_strongest_penalty_comes_first():

@@ -11,9 +11,10 @@ from scipy.stats import binom
 from steerkit.activations import Activations
 from steerkit.errors import ActivationError, DirectionError, MethodError
 from steerkit.probing import probe
+from steerkit.probing.arms import Arms
 from steerkit.probing.candidates import recipes
 from steerkit.probing.nested import crossed
-from steerkit.probing.verbs import _folds, _permuted, _Shared, one_row_each
+from steerkit.probing.verbs import _folds, one_row_each
 from steerkit.statistics import row_draws
 
 QUICK = {"n_permutations": 19, "n_random": 19, "progress": False}
@@ -26,8 +27,8 @@ def p_value(acts: Activations, methods="ridge", n: int = 19, seed: int = 0) -> f
     penalties = [1.0, 100.0, 10000.0] if methods == "ridge" else [1e-3, 1e-1]
     chosen = recipes(methods, penalties)
     draws = row_draws(data.groups, n_resamples=1)
-    shared = _Shared(data, crossed(fold_of), fold_of, draws, chosen, seed)
-    return _permuted(shared, n, 0.0, progress=False).p
+    arms = Arms(data, crossed(fold_of), fold_of, draws, chosen, seed)
+    return arms.permuted(n, 0.0, progress=False).p
 
 
 def unpaired(make, seed: int, n: int = 24) -> Activations:
@@ -80,7 +81,7 @@ def test_permuted_labels_go_through_the_selection(plant):
     data = one_row_each(acts)
     fold_of = _folds(data, 4, 0)
     chosen = recipes("ridge", None)
-    shared = _Shared(data, crossed(fold_of), fold_of, row_draws(data.groups), chosen, 0)
+    arms = Arms(data, crossed(fold_of), fold_of, row_draws(data.groups), chosen, 0)
     from steerkit.statistics import permutations
 
     exchanged = permutations(data.labels, data.groups, 2, np.random.default_rng(0), within=fold_of)
@@ -91,7 +92,7 @@ def test_permuted_labels_go_through_the_selection(plant):
         expected.append(
             probe(other, "ridge", n_folds=4, n_permutations=0, n_random=0, progress=False).auc.value
         )
-    assert _permuted(shared, 2, 0.0, progress=False).mean == pytest.approx(np.mean(expected))
+    assert arms.permuted(2, 0.0, progress=False).mean == pytest.approx(np.mean(expected))
 
 
 def test_probabilities_of_a_known_logistic_model_are_calibrated(make):

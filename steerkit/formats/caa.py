@@ -17,9 +17,9 @@ from steerkit.formats.format import (
     Draft,
     Loss,
     Outgoing,
+    additions,
     block_output,
     nothing_left,
-    only_additions,
 )
 from steerkit.formats.vectors import FileVector, Found, entry
 from steerkit.site import Site
@@ -75,11 +75,11 @@ class CAA:
 
     def write(self, items: Sequence[Outgoing], path: Path) -> Draft:
         """A folder of files, one for each block output."""
-        only_additions(items, "caa")
+        conversions = additions(items, "caa")
         if path.suffix == ".pt" or path.is_file():
             raise OutputError(f"caa vectors are written into a folder, a file a layer; got {path}")
         files: dict[Path, tuple[Tensor, dict[str, Any]]] = {}
-        kept, conversions, losses = [], [], []
+        kept, losses = [], []
         for i, item in enumerate(items):
             n = block_output(item.site)
             if n is None:

@@ -159,8 +159,8 @@ def block_input(site: Site, n_layers: int) -> int | None:
     return None
 
 
-def only_additions(items: Sequence[Outgoing], name: str) -> None:
-    """Refuse anything but addition.
+def additions(items: Sequence[Outgoing], name: str) -> list[str]:
+    """Refuse anything but addition; say which strengths become part of the vector.
 
     Raises:
         OutputError: naming what cannot be written.
@@ -171,6 +171,11 @@ def only_additions(items: Sequence[Outgoing], name: str) -> None:
                 f"{name} files hold vectors that are added; setting the projection at {item.site} "
                 "cannot be written there. Formats that can: lm_eval, steering"
             )
+    return [
+        f"strength {item.strength:g} at {item.site} is multiplied into the vector"
+        for item in items
+        if item.strength != 1
+    ]
 
 
 def nothing_left(losses: Sequence[Loss], name: str) -> OutputError:

@@ -17,9 +17,9 @@ from steerkit.formats.format import (
     Draft,
     Loss,
     Outgoing,
+    additions,
     block_output,
     nothing_left,
-    only_additions,
 )
 from steerkit.formats.vectors import FileVector, Found, entry
 from steerkit.site import Site
@@ -76,10 +76,10 @@ class ControlVectors:
 
     def write(self, items: Sequence[Outgoing], path: Path) -> Draft:
         """One tensor for each block output but the first."""
-        only_additions(items, "gguf")
+        conversions = additions(items, "gguf")
         tensors: dict[str, Tensor] = {}
         beside: dict[str, Any] = {}
-        kept, conversions, losses = [], [], []
+        kept, losses = [], []
         for i, item in enumerate(items):
             n = block_output(item.site)
             if n is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from steerkit.direction import KIND, Directions
 from steerkit.errors import OutputError, SteerkitError
 from steerkit.files import read_header
-from steerkit.formats.format import FORMATS, Asked, Draft, Outgoing, only_additions
+from steerkit.formats.format import FORMATS, Asked, Draft, Outgoing, additions
 from steerkit.formats.outgoing import outgoing
 from steerkit.formats.vectors import FileVector, Found
 from steerkit.interventions import Ablate, Add, Operator, load_steering, save_steering
@@ -34,7 +34,7 @@ class OwnDirections:
 
     def write(self, items: Sequence[Outgoing], path: Path) -> Draft:
         """Directions as they are; a strength belongs to an operator, not to them."""
-        only_additions(items, "steerkit")
+        additions(items, "steerkit")
         if any(item.strength != 1 for item in items):
             raise OutputError("directions have no strength of their own; use the format 'steering'")
         made = Directions(tuple(item.direction.at(item.site) for item in items)).save(path)

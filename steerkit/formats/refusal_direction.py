@@ -18,9 +18,9 @@ from steerkit.formats.format import (
     Draft,
     Loss,
     Outgoing,
+    additions,
     block_input,
     nothing_left,
-    only_additions,
 )
 from steerkit.formats.vectors import FileVector, Found, entry
 from steerkit.site import Site
@@ -82,9 +82,9 @@ class RefusalDirection:
 
     def write(self, items: Sequence[Outgoing], path: Path) -> Draft:
         """One direction with its metadata; several as a table of one position."""
-        only_additions(items, "refusal_direction")
+        conversions = additions(items, "refusal_direction")
         places: dict[int, int] = {}
-        conversions, losses = [], []
+        losses = []
         for i, item in enumerate(items):
             layer = block_input(item.site, item.direction.model.n_layers)
             if layer is None:

@@ -199,6 +199,7 @@ def test_garbled_kept_data_is_an_error(rich, tmp_path):
 def test_strengths_are_folded_in_and_come_back(llama, direction, tmp_path):
     made = direction(llama.info, 1)
     written = write_vectors(sk.Add(made, strength=-1.5, positions="prompt"), tmp_path / "v.gguf")
+    assert written.conversions == ("strength -1.5 at resid_post@1 is multiplied into the vector",)
     assert written.losses[0].why == "the file does not say where; its tool decides"
     header = gguf_file.parse(tmp_path / "v.gguf")
     raw = gguf_file.read_tensor(tmp_path / "v.gguf", header, "direction.1")

@@ -20,7 +20,6 @@ from steerkit.evaluations.geometry import alignment_quality as alignment_quality
 from steerkit.evaluations.geometry_result import AlignmentQuality as AlignmentQuality
 from steerkit.evaluations.judge_validation import JudgeValidation as JudgeValidation
 from steerkit.evaluations.judge_validation import LabelledAnswer as LabelledAnswer
-from steerkit.evaluations.judge_validation import corrected_rate as corrected_rate
 from steerkit.evaluations.judge_validation import validate_judge as validate_judge
 from steerkit.evaluations.outcomes import ThreeWay as ThreeWay
 from steerkit.evaluations.outcomes import three_way_outcomes as three_way_outcomes
@@ -28,3 +27,5 @@ from steerkit.evaluations.parity import answering_parity as answering_parity
 from steerkit.evaluations.parity import filled as filled
 from steerkit.evaluations.parity import parity_of as parity_of
 from steerkit.evaluations.parity_result import Parity as Parity
+from steerkit.evaluations.rate_correction import CorrectedRate as CorrectedRate
+from steerkit.evaluations.rate_correction import corrected_rate as corrected_rate

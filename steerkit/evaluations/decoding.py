@@ -18,7 +18,8 @@ from steerkit.evaluations.decoding_result import (
     DecodingRobustness,
     SettingRate,
 )
-from steerkit.evaluations.judge_validation import JudgeValidation, require_informative
+from steerkit.evaluations.judge_validation import JudgeValidation
+from steerkit.evaluations.rate_correction import require_informative
 from steerkit.judges import Judge, judge_answers, judge_name
 from steerkit.prompts import Prompt
 from steerkit.protocols import Model

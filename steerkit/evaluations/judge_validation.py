@@ -1,4 +1,4 @@
-"""A judge against labels, and rates freed of its errors.
+"""A judge against labels.
 
 A judge that errs is a measuring instrument with a known error at best. Its error is measured
 on labelled answers, group by group, because a judge that errs more on one group makes a
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerkit.errors import MethodError
+from steerkit.evaluations.error_rates import effective_number, error_draws
 from steerkit.judges import Judge, judge_answers, judge_name
 from steerkit.lenses.tables import html_table, markdown
 from steerkit.prompts import Prompt
@@ -22,9 +23,7 @@ from steerkit.statistics import (
     Null,
     cluster_mean,
     group_bootstrap,
-    group_codes,
     null,
-    percentiles,
 )
 
 Floats = NDArray[np.float64]
@@ -62,7 +61,7 @@ class GroupError:
 
     def error_draws(self, n: int, *, seed: int = 0) -> tuple[Floats, Floats]:
         """As `JudgeValidation.error_draws`, for this group."""
-        return _error_draws(self.false_positive, self.false_negative, self.effective, n, seed)
+        return error_draws(self.false_positive, self.false_negative, self.effective, n, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +111,7 @@ class JudgeValidation:
         From Beta(errors + 1/2, hits + 1/2) on the effective numbers: no error among 20 labels
         is no proof of none.
         """
-        return _error_draws(self.false_positive, self.false_negative, self.effective, n, seed)
+        return error_draws(self.false_positive, self.false_negative, self.effective, n, seed)
 
     def on(self, about: str) -> GroupError:
         """Its errors on one group.
@@ -252,92 +251,8 @@ def validate_judge(
         int(kept.sum()),
         len(found.failures),
         threshold,
-        (_effective(wrong, y == 0, clusters), _effective(wrong, y == 1, clusters)),
+        (effective_number(wrong, y == 0, clusters), effective_number(wrong, y == 1, clusters)),
     )
-
-
-@dataclass(frozen=True)
-class CorrectedRate:
-    """A rate as judged and as it is once the judge's error is taken out.
-
-    Attributes:
-        observed: fraction of answers that the judge calls 1.
-        corrected: (observed - e) / (s - e), e false positives and s sensitivity; its interval
-            holds the uncertainty of both samples.
-        clipped: whether the estimate fell outside 0 to 1 and was cut there, a sign that the
-            labelled answers are not like these.
-        unclipped: what it was.
-
-    Source: Rogan and Gladen 1978; intervals by draws as in Lang and Reiczigel 2014.
-    """
-
-    observed: Estimate
-    corrected: Estimate
-    clipped: bool
-    unclipped: float
-
-    def summary(self) -> str:
-        """Both rates, and whether one was cut."""
-        cut = f" (cut from {self.unclipped:.3g})" if self.clipped else ""
-        return f"judged {self.observed}, corrected for the judge's error {self.corrected}{cut}"
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return asdict(self)
-
-    def __repr__(self) -> str:
-        return f"CorrectedRate({self.summary()})"
-
-
-def corrected_rate(
-    verdicts: Sequence[float] | Floats,
-    clusters: Sequence[str],
-    validation: JudgeValidation,
-    *,
-    n_draws: int = 4000,
-    seed: int = 0,
-) -> CorrectedRate:
-    """The rate that a judge's verdicts stand for, by Rogan and Gladen's correction.
-
-    Args:
-        verdicts: 1 or 0 for each answer; NaN where the judge failed.
-        clusters: what must not be split, for each.
-        validation: of the same judge, on answers like these.
-        n_draws: of the interval.
-        seed: of drawing.
-
-    Raises:
-        MethodError: a judge no better than chance, or verdicts other than 0 and 1.
-    """
-    x = np.asarray(verdicts, dtype=np.float64)
-    kept = ~np.isnan(x)
-    if not kept.any() or not np.isin(x[kept], (0.0, 1.0)).all():
-        raise MethodError("verdicts are 0 or 1, at least one of them; apply the threshold first")
-    fpr, tpr = validation.false_positive.value, validation.sensitivity
-    require_informative(validation)
-    own = [c for c, k in zip(clusters, kept, strict=True) if k]
-    observed = cluster_mean(x[kept], own, seed=seed, unit="fraction")
-    raw = (observed.value - fpr) / (tpr - fpr)
-    rng = np.random.default_rng(seed)
-    q = _beta(observed.value, _effective(x[kept], np.ones(len(own), bool), own), n_draws, rng)
-    e, s = validation.error_draws(n_draws, seed=seed + 1)
-    usable = s - e > 1e-3
-    draws = np.clip((q - e)[usable] / (s - e)[usable], 0, 1)
-    low, high = percentiles(draws, len(set(own)))
-    value = float(np.clip(raw, 0, 1))
-    corrected = Estimate(value, min(low, value), max(high, value), observed.n, "fraction")
-    return CorrectedRate(observed, corrected, raw != value, float(raw))
-
-
-def require_informative(validation: JudgeValidation) -> None:
-    """Raise unless the judge says 1 more often where the label is 1 than where it is 0."""
-    fpr, tpr = validation.false_positive.value, validation.sensitivity
-    if not tpr > fpr:
-        raise MethodError(
-            f"the judge '{validation.name}' says 1 to {tpr:.0%} of what is labelled 1 and to "
-            f"{fpr:.0%} of what is labelled 0: no rate can be corrected for such an error; use "
-            "another judge or threshold"
-        )
 
 
 def _errors(
@@ -367,19 +282,9 @@ def _group_error(
         cluster_mean(agreed[here], own, seed=seed, unit="fraction"),
         *_errors(1 - agreed[here], y[here], own, seed),
         (
-            _effective(1 - agreed[here], y[here] == 0, own),
-            _effective(1 - agreed[here], y[here] == 1, own),
+            effective_number(1 - agreed[here], y[here] == 0, own),
+            effective_number(1 - agreed[here], y[here] == 1, own),
         ),
-    )
-
-
-def _error_draws(
-    fpr: Estimate, fnr: Estimate, effective: tuple[float, float], n: int, seed: int
-) -> tuple[Floats, Floats]:
-    rng = np.random.default_rng(seed)
-    return (
-        _beta(fpr.value, effective[0], n, rng),
-        1 - _beta(fnr.value, effective[1], n, rng),
     )
 
 
@@ -410,25 +315,3 @@ def _kappa(y: NDArray[np.int64], verdict: NDArray[np.int64]) -> float:
     p, q = float(y.mean()), float(verdict.mean())
     chance = p * q + (1 - p) * (1 - q)
     return (agreed - chance) / (1 - chance) if chance < 1 else float("nan")
-
-
-def _effective(values: Floats, rows: NDArray[np.bool_], clusters: Sequence[str]) -> float:
-    """Independent answers among the rows: variance of one over that of the mean.
-
-    Where all agree no variance can be seen, and clusters are what is independent.
-    """
-    x = values[rows]
-    if not x.size:
-        return 0.0
-    code = group_codes([c for c, k in zip(clusters, rows, strict=True) if k])
-    sums, sizes = np.bincount(code, weights=x), np.bincount(code)
-    n, n_clusters, p = len(x), len(sums), float(x.mean())
-    if p in (0.0, 1.0) or n_clusters == 1:
-        return float(n_clusters)
-    between = ((sums - p * sizes) ** 2).sum() / n**2 * n_clusters / (n_clusters - 1)
-    return float(n) if between == 0 else float(min(n, p * (1 - p) / between))
-
-
-def _beta(rate: float, n: float, draws: int, rng: np.random.Generator) -> Floats:
-    """Draws of a rate seen as `rate` among `n`, by Jeffreys' prior."""
-    return np.asarray(rng.beta(rate * n + 0.5, (1 - rate) * n + 0.5, draws))

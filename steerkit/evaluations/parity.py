@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from steerkit.captures import capture
 from steerkit.direction import Direction
 from steerkit.errors import MethodError
-from steerkit.evaluations.judge_validation import JudgeValidation, require_informative
+from steerkit.evaluations.judge_validation import JudgeValidation
 from steerkit.evaluations.parity_result import GroupAnswering, Pair, Parity
+from steerkit.evaluations.rate_correction import require_informative
 from steerkit.judges import Judge, judge_answers, judge_name
 from steerkit.prompts import Prompt
 from steerkit.protocols import Model

@@ -15,7 +15,7 @@ from steerkit.commands.outputs import staged
 if TYPE_CHECKING:
     from steerkit.concepts.monitor_scores import Reduce, Tokens
 
-FILES = ("monitor.json", "monitor.html")
+FILES = ("monitor.json", "monitor.html", "items.jsonl")
 
 
 def command(
@@ -104,6 +104,7 @@ def command(
         figures = {"Recall against false positives": monitor_curve(found)}
         text = page(str(found.monitor), found.summary(), fragment("", *found.cells()), figures)
         write_text(folder / FILES[1], text)
+        found.write_items(folder / FILES[2])
     head, rows = found.cells()
     written = [str(out / name) for name in FILES]
     view = stack(

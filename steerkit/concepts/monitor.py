@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from steerkit.concepts.monitor_baselines import exchanged_labels, random_units, words_alone
-from steerkit.concepts.monitor_result import MonitorReport, Paraphrased
+from steerkit.concepts.monitor_paraphrases import paraphrased
+from steerkit.concepts.monitor_result import MonitorReport
 from steerkit.concepts.monitor_scores import (
     Reduce,
     Tokens,
@@ -17,11 +18,10 @@ from steerkit.concepts.monitor_scores import (
     leading_specials,
     read,
 )
-from steerkit.concepts.monitor_sides import Rewrites, Sides, rewrites_of
+from steerkit.concepts.monitor_sides import Rewrites, Sides, items_told, rewrites_of
 from steerkit.concepts.monitor_statistics import (
     alarm_rate,
     fitted_threshold,
-    paired_alarm_change,
     rates_of_columns,
     refitted_thresholds,
 )
@@ -34,7 +34,7 @@ from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.redteam.power import roc
 from steerkit.scoring import TOKEN_BUDGET
-from steerkit.statistics import Estimate, Floats, cluster_mean, null
+from steerkit.statistics import Estimate, Floats, null
 
 RATE = 0.01
 
@@ -243,12 +243,13 @@ def evaluate_monitor(
         shaped=null("random directions shaped by the covariance", recall.value, chance[1]),
         text_auc=words[0],
         text_recall=words[1] if resolved else None,
-        paraphrase=_paraphrased(
+        paraphrase=paraphrased(
             sides, scores, other, owners, (caught, unseen), threshold, thresholds, seed
         ),
         curve=roc(scores, sides.labels),
         counts=(len(caught), len(cal), len(unseen)),
         groups=tuple(len(set(sides.named(rows))) for rows in (caught, cal, unseen)),  # type: ignore[arg-type]
+        items=items_told(sides, scores, (cal, unseen, caught), rewritten, owners, other),
         provenance={
             "model": model.info.to_json(),
             "calibration": calibration,
@@ -257,51 +258,4 @@ def evaluate_monitor(
             "n_resamples": n_resamples,
             "seed": seed,
         },
-    )
-
-
-def _paraphrased(
-    sides: Sides,
-    scores: Floats,
-    other: Floats,
-    owners: Any,
-    tested: tuple[Any, Any],
-    threshold: float,
-    thresholds: Floats,
-    seed: int,
-) -> Paraphrased | None:
-    """Rewrites of tested positives against their originals, and of unseen negatives."""
-    caught, unseen = tested
-    mine = np.isin(owners, caught)
-    if not mine.any():
-        return None
-    items = np.unique(owners[mine])
-    most = max(int((owners == i).sum()) for i in items)
-    after = np.full((len(items), most), np.nan)
-    for row, item in enumerate(items):
-        values = other[owners == item]
-        after[row, : len(values)] = values
-    groups = sides.named(items)
-    resolved = not np.isnan(threshold)
-    nothing = Estimate(float("nan"), float("nan"), float("nan"), len(set(groups)), "fraction")
-    false = np.isin(owners, unseen)
-
-    def rate(values: Floats, rows: Any, cuts: Floats) -> Estimate:
-        return alarm_rate(values, sides.named(rows), threshold, cuts, seed=seed + 2)
-
-    return Paraphrased(
-        recall=rate(other[mine], owners[mine], thresholds) if resolved else nothing,
-        original=rate(scores[items], items, thresholds) if resolved else nothing,
-        change=(
-            paired_alarm_change(scores[items], after, groups, threshold, thresholds, seed=seed + 2)
-            if resolved
-            else nothing
-        ),
-        score_change=cluster_mean(
-            np.nanmean(after, axis=1) - scores[items], groups, seed=seed, unit="half gaps"
-        ),
-        false_positives=(
-            rate(other[false], owners[false], np.empty(0)) if resolved and false.any() else None
-        ),
-        n_rewrites=int(mine.sum()),
     )

@@ -1,10 +1,13 @@
 """What is known of a monitor: how much it catches at a stated rate of false alarms."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steerkit.concepts.monitor_statistics import clean_needed, clean_to_bound
+from steerkit.files import write_text
 from steerkit.lenses.tables import html_table, markdown
 from steerkit.statistics import Estimate, Null
 
@@ -63,6 +66,10 @@ class MonitorReport:
         curve: false positive and true positive rates over all thresholds.
         counts: positives, calibration negatives and unseen negatives.
         groups: groups of each.
+        items: one row a prompt and rewrite: text, label, group, score, and `part`: `calibration`,
+            `unseen` (negatives), `caught` (positives that are tested), `left out` (positives of
+            groups that calibrate), `rewrite` (with `of`, the text that it rewrites). All of the
+            above but the nulls can be computed again from these, without a model.
         provenance: settings.
     """
 
@@ -79,6 +86,7 @@ class MonitorReport:
     curve: tuple[tuple[float, ...], tuple[float, ...]]
     counts: tuple[int, int, int]
     groups: tuple[int, int, int]
+    items: tuple[Mapping[str, Any], ...] = field(repr=False)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,6 +108,15 @@ class MonitorReport:
         """Whether it catches more than chance: exchanged labels and both kinds of direction."""
         tests = (self.permutation, self.random, self.shaped)
         return self.resolved and all(t.p < ALPHA for t in tests if t.n)
+
+    def write_items(self, path: str | Path) -> Path:
+        """Write the items as JSONL; they hold the prompts' texts.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        lines = (json.dumps(dict(item), ensure_ascii=False) + "\n" for item in self.items)
+        return write_text(Path(path), "".join(lines))
 
     def summary(self) -> str:
         """What it catches, what it lets through, and what these numbers rest on."""

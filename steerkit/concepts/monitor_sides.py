@@ -9,6 +9,7 @@ import numpy as np
 from steerkit.direction import Direction
 from steerkit.errors import MethodError, PromptError
 from steerkit.prompts import Contrast, Prompt
+from steerkit.statistics import Floats
 
 Rewrites = Mapping[str, str | Prompt | Sequence[str | Prompt]]
 """Text of a prompt -> the same in other words."""
@@ -92,3 +93,26 @@ def rewrites_of(given: Rewrites, sides: Sides) -> tuple[list[Prompt], Any]:
             texts.append(Prompt.of(one))
             owners.append(rows[text])
     return texts, np.array(owners, dtype=np.int64)
+
+
+def items_told(
+    sides: Sides,
+    scores: Floats,
+    parts: tuple[Any, Any, Any],
+    rewritten: Sequence[Prompt],
+    owners: Any,
+    other: Floats,
+) -> tuple[dict[str, Any], ...]:
+    """One row a prompt, then one a rewrite."""
+    names = np.full(len(sides), "left out", dtype=object)
+    for rows, name in zip(parts, ("calibration", "unseen", "caught"), strict=True):
+        names[rows] = name
+
+    def row(prompt: Prompt, of: int, part: str, score: float) -> dict[str, Any]:
+        about = {"text": prompt.text, "label": int(sides.labels[of]), "group": sides.groups[of]}
+        return {**about, "part": part, "score": float(score)}
+
+    found = [row(p, i, str(names[i]), scores[i]) for i, p in enumerate(sides.prompts)]
+    for prompt, owner, score in zip(rewritten, owners.tolist(), other, strict=True):
+        found.append({**row(prompt, owner, "rewrite", score), "of": sides.prompts[owner].text})
+    return tuple(found)

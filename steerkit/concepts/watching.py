@@ -48,7 +48,11 @@ class Watched:
         return self.completion.text
 
     def alarm(self, threshold: float) -> int | None:
-        """The first new token that was written from a state above the threshold, or None."""
+        """The first new token that was written from a state above the threshold, or None.
+
+        A threshold whose false positives are known comes from `evaluate_monitor` with
+        `tokens="answer"`.
+        """
         above = np.flatnonzero(self.scores > threshold)
         return int(above[0]) if len(above) else None
 

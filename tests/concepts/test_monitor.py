@@ -120,7 +120,7 @@ def test_a_paired_change_is_that_of_the_same_items():
 
 
 def test_harmful_requests_are_caught_and_false_alarms_counted_on_unseen_groups(
-    model, direction, asked
+    model, direction, asked, tmp_path
 ):
     found = evaluate_monitor(model, direction, asked, n_random=199, seed=1)
     assert found.resolved and found.recall.low > 0.8
@@ -139,6 +139,16 @@ def test_harmful_requests_are_caught_and_false_alarms_counted_on_unseen_groups(
     assert found.recall.value == (scores[(labels == 1) & ~inside] > found.monitor.threshold).mean()
     unseen = scores[(labels == 0) & ~inside]
     assert found.false_positives.value == (unseen > found.monitor.threshold).mean()
+    # All of it can be told again from the items alone.
+    kept = {
+        part: [i["score"] for i in found.items if i["part"] == part]
+        for part in ("calibration", "unseen", "caught", "left out")
+    }
+    assert sum(map(len, kept.values())) == len(asked)
+    assert fitted_threshold(np.array(kept["calibration"]), 0.01) == found.monitor.threshold
+    assert np.mean(np.array(kept["caught"]) > found.monitor.threshold) == found.recall.value
+    lines = found.write_items(tmp_path / "items.jsonl").read_text().splitlines()
+    assert [json.loads(line)["text"] for line in lines] == [p.text for p in asked.prompts]
     # A rate of 1% cannot be shown on this few groups, whatever the point says.
     assert found.bound == "not resolved" and "381 groups" in found.summary()
     data = json.loads(json.dumps(found.to_json()))
@@ -188,6 +198,8 @@ def test_rewrites_are_compared_with_their_originals(model, direction, asked):
     assert p.recall.value == pytest.approx((now > found.monitor.threshold).mean())
     assert p.n_rewrites == now.size
     assert p.original.n == p.change.n == len({q.group for q in kept.values()})
+    rows = [i for i in found.items if i["part"] == "rewrite"]
+    assert len(rows) == 2 * len(rewrites) and rows[0]["text"] in rewrites[rows[0]["of"]]
     assert p.false_positives is not None and "in other words" in found.summary()
     # A rewrite that is the original changes nothing at all.
     same = {q.text: q.text for q in asked.positive}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -10,11 +11,21 @@ from numpy.typing import NDArray
 from steerkit.comparisons.dictionaries import Dictionary, Method, fit_dictionary, match
 from steerkit.comparisons.representation_shift_result import ConceptShift, RepresentationShift
 from steerkit.errors import ActivationError, MethodError
-from steerkit.statistics import Floats, cluster_mean, group_codes, grouped_folds, holm, null
+from steerkit.statistics import (
+    Estimate,
+    Floats,
+    group_codes,
+    grouped_folds,
+    holm,
+    null,
+    percentiles,
+    row_draws,
+)
 
 Rows = NDArray[np.int64]
 FEWEST = 3
 """Rows that a concept needs in either half to be scored."""
+UNIT = "activation units"
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,11 +155,7 @@ def _concepts(
     for c in range(len(before)):
         mine, n_fit = score.concept == c, int((fit.concept == c).sum())
         enough = int(mine.sum()) >= FEWEST and n_fit >= FEWEST
-        value = cluster_mean(
-            along[mine, c] if enough else np.empty(0),
-            [g for g, m in zip(score.groups, mine, strict=True) if m] if enough else [],
-            unit="activation units",
-        )
+        value = _apart(along[:, c], mine, score.groups, enough=enough)
         draws = [float(along[r == c, c].mean()) for r in relabelled] if enough else []
         u, delta = before.centres[c], shifts[c]
         random_delta = fit.shift[rng.choice(len(fit.shift), max(n_fit, 1), replace=False)].mean(0)
@@ -184,6 +191,19 @@ def _concepts(
     for i, p in zip(tested, holm([found[i].null.p for i in tested]), strict=True):
         found[i] = replace(found[i], adjusted_p=p)
     return tuple(found)
+
+
+def _apart(along: Floats, mine: Any, groups: Sequence[str], *, enough: bool) -> Estimate:
+    """Mean over a concept's rows less that over all rows; both move when groups are resampled."""
+    n = len(set(groups))
+    if not enough:
+        return Estimate(float("nan"), float("nan"), float("nan"), n, UNIT)
+    draws = row_draws(groups)
+    counted = draws * mine[:, None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gaps = along @ counted / counted.sum(0) - along @ draws / draws.sum(0)
+    low, high = percentiles(gaps[~np.isnan(gaps)], n)
+    return Estimate(float(along[mine].mean() - along.mean()), low, high, n, UNIT)
 
 
 def _recovery(u: Floats, delta: Floats, target: Floats) -> float:

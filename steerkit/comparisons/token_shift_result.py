@@ -9,42 +9,14 @@ import numpy as np
 
 from steerkit.comparisons.entropy import LogOdds, adjusted
 from steerkit.comparisons.forced import ForcedTokens, Where
+from steerkit.comparisons.sides import SideShift, between_sides
 from steerkit.comparisons.token_kinds import KINDS
 from steerkit.lenses.tables import html_table, markdown
-from steerkit.statistics import (
-    Estimate,
-    Floats,
-    Null,
-    null,
-    percentiles,
-    permutations,
-    row_draws,
-)
+from steerkit.statistics import Estimate, Floats
 
 PAPER = "Lin et al. 2023, arXiv:2312.01552"
 SAME_KL = 1e-6
 """Nats per token, at most, between predictions that are equal but for rounding."""
-
-
-@dataclass(frozen=True)
-class SideShift:
-    """Shifted rate on a contrast's positive side less that on its negative side.
-
-    Attributes:
-        positive: fraction of tokens shifted.
-        negative: likewise.
-        difference: with an interval that resamples groups.
-        null: the difference with sides permuted, as pairs and groups allow.
-    """
-
-    positive: Estimate
-    negative: Estimate
-    difference: Estimate
-    null: Null
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dictionary."""
-        return {k: getattr(self, k).to_json() for k in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,38 +65,19 @@ class TokenShift:
 
     @cached_property
     def side(self) -> SideShift | None:
-        """The shifted rate by side of the contrast; None without one."""
+        """The rate of shifted tokens by side of the contrast; None without one."""
+        return self._side(self.greedy.shifted.astype(np.float64), "fraction")
+
+    @cached_property
+    def side_kl(self) -> SideShift | None:
+        """KL by side of the contrast. It sees what ranks do not: second choices come up first."""
+        return self._side(self.greedy.kl, "nats")
+
+    def _side(self, values: Floats, unit: str) -> SideShift | None:
         if len(set(self.sides)) < 2:
             return None
-        hits = np.bincount(
-            self.greedy.prompt, weights=self.greedy.shifted, minlength=len(self.prompts)
-        )
-        sizes = np.bincount(self.greedy.prompt, minlength=len(self.prompts)).astype(np.float64)
-        label = np.array(self.sides, np.float64)
-
-        def gap(of: Floats, counts: Floats) -> Floats:
-            """Difference of rates in each column of labels and of counts."""
-            with np.errstate(invalid="ignore", divide="ignore"):
-                rates = [
-                    (hits[:, None] * m * counts).sum(0) / (sizes[:, None] * m * counts).sum(0)
-                    for m in (of, 1 - of)
-                ]
-            return np.asarray(rates[0] - rates[1])
-
-        one = np.ones((len(label), 1))
-        observed = float(gap(label[:, None], one)[0])
-        drawn = gap(label[:, None], row_draws(self.groups, seed=self.seed))
-        permuted = permutations(label, self.groups, 999, np.random.default_rng(self.seed))
-        chance = gap(permuted.astype(np.float64), one)
-        n = len(set(self.groups))
-        low, high = percentiles(drawn[~np.isnan(drawn)], n)
-        mine = label[self.greedy.prompt]
-        return SideShift(
-            self.greedy.rate("shifted", mine == 1),
-            self.greedy.rate("shifted", mine == 0),
-            Estimate(observed, low, high, n, "difference of fractions"),
-            # Either side may be the one that shifted.
-            null("sides permuted, absolute", abs(observed), np.abs(chance)),
+        return between_sides(
+            self.greedy, values, self.sides, self.groups, unit=unit, seed=self.seed
         )
 
     @cached_property
@@ -198,11 +151,12 @@ class TokenShift:
             f"{g.rate('unshifted')}",
             f"KL {mean} nats per token, 95th percentile {p95}",
         ]
-        if (side := self.side) is not None:
-            lines.append(
-                f"shifted on the positive side {side.positive}, on the negative {side.negative}; "
-                f"difference p = {side.null.p:.3g} with sides permuted"
-            )
+        for what, side in (("shifted", self.side), ("KL", self.side_kl)):
+            if side is not None:
+                lines.append(
+                    f"{what} on the positive side {side.positive}, on the negative "
+                    f"{side.negative}; p = {side.null.p:.3g} with sides permuted"
+                )
         if (own := self.own_samples) is not None:
             lines.append(
                 f"sampled answers: shifted {own[0]}; under the model that said them {own[1]}"
@@ -222,6 +176,7 @@ class TokenShift:
             "by_kind": {k: {"n": n, **e.to_json()} for k, (n, e) in self.by_kind().items()},
             "by_category": {k: e.to_json() for k, e in self.by_category().items()},
             "side": self.side.to_json() if self.side else None,
+            "side_kl": self.side_kl.to_json() if self.side_kl else None,
             "log_odds": [o.to_json() for o in self.log_odds],
             "sampled": [e.to_json() for e in self.own_samples] if self.own_samples else None,
             "prompts": list(self.prompts),

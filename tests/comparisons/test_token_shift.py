@@ -49,6 +49,23 @@ def test_alignment_sits_on_refusals_and_begins_with_them(found: TokenShift) -> N
     assert mean.value == pytest.approx(g.kl.mean()) and p95.value > mean.value
 
 
+def test_a_lost_refusal_is_plain_in_kl_where_ranks_hardly_see_it(
+    aligned: Any, compromised: Any
+) -> None:
+    """What the compromised model says was the aligned one's second choice: only marginal."""
+    prompts = refusal("held_out", n=16)
+    found = measure_token_shift(aligned, compromised, prompts, temperature=0, progress=False)
+    assert found.side is not None and found.side_kl is not None
+    assert found.greedy.rate("shifted").value < 0.02 < found.greedy.rate("marginal").value
+    assert found.side_kl.null.p == pytest.approx(1 / 1000)
+    assert found.side_kl.positive.low > 0.2 > 0.02 > found.side_kl.negative.high
+    values = found.greedy.kl
+    side = np.array(found.sides)[found.greedy.prompt]
+    assert found.side_kl.difference.value == pytest.approx(
+        values[side == 1].mean() - values[side == 0].mean()
+    )
+
+
 def test_samples_are_judged_beside_what_their_own_model_gives(found: TokenShift) -> None:
     assert found.sampled is not None and found.own_samples is not None
     under_base, own, difference = found.own_samples

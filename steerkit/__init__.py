@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from steerkit.batch import Positions as Positions
     from steerkit.captures import capture as capture
     from steerkit.captures import capture_positions as capture_positions
+    from steerkit.comparisons import measure_representation_shift as measure_representation_shift
+    from steerkit.comparisons import measure_token_shift as measure_token_shift
+    from steerkit.comparisons import membership_scores as membership_scores
+    from steerkit.comparisons import representational_similarity as representational_similarity
+    from steerkit.comparisons import transfer_directions as transfer_directions
     from steerkit.concepts import awareness_scores as awareness_scores
     from steerkit.concepts import bias_lens as bias_lens
     from steerkit.concepts import evaluate_monitor as evaluate_monitor
@@ -86,6 +91,11 @@ _HOME = {
     "Positions": "batch",
     "capture": "captures",
     "capture_positions": "captures",
+    "measure_representation_shift": "comparisons",
+    "measure_token_shift": "comparisons",
+    "membership_scores": "comparisons",
+    "representational_similarity": "comparisons",
+    "transfer_directions": "comparisons",
     "awareness_scores": "concepts",
     "bias_lens": "concepts",
     "evaluate_monitor": "concepts",

@@ -5,6 +5,7 @@ import typer
 from steerkit import __version__
 from steerkit.commands import (
     audit,
+    bias,
     calibrate,
     capture,
     console,
@@ -69,6 +70,10 @@ Whether a probe reads the concept, or the topic:
 Whether an answer depends on a concept:
   steerkit tcav -m MODEL -c pairs.jsonl --target yes --target no
 
+\b
+Whether concepts lie closer to one of two others, without a test set:
+  steerkit bias -m MODEL -c nurse.jsonl --reference women.jsonl --reference men.jsonl
+
 {console.EXIT_CODES}
 """
 
@@ -112,6 +117,7 @@ for name, module in (
     ("convert", convert),
     ("probe", probe),
     ("tcav", tcav),
+    ("bias", bias),
 ):
     console.register(app, name, module.command)
 

@@ -141,7 +141,7 @@ def check(
     prompts = _texts(texts)
     prompts = prompts[:limit] if limit else prompts
     loaded = inputs.open_model(model, device, dtype)
-    found = _open(sae, loaded, prompts, site=site, force=force)
+    found = open_sae(sae, loaded, prompts, site=site, force=force)
     data = found.to_json()
     checks = found.checks
     claimed = f"{checks['l0_claimed']:.3g}" if checks["l0_claimed"] else "nothing"
@@ -202,7 +202,7 @@ def find(
         sides = inputs.read_contrast(contrast, template)
         sides = sides.sample(limit, seed=seed) if limit else sides
         loaded = inputs.open_model(model, device, dtype)
-        opened = _open(sae, loaded)
+        opened = open_sae(sae, loaded)
         acts = capture(
             loaded, sides, sites=[opened.site], positions=inputs.read_positions(positions)
         )
@@ -261,7 +261,7 @@ def show(
         prompts = _texts(texts)
         prompts = prompts[:limit] if limit else prompts
         loaded = inputs.open_model(model, device, dtype)
-        opened = _open(sae, loaded)
+        opened = open_sae(sae, loaded)
         found = feature_dashboard(
             opened, loaded, prompts, [int(name) for name in names], n_contexts=n_contexts
         )
@@ -273,7 +273,7 @@ def show(
     return Answer({"features": data, "files": written}, stack(*parts, _written(written)))
 
 
-def _open(
+def open_sae(
     text: str,
     model: "LanguageModel",
     prompts: "list[Prompt] | None" = None,

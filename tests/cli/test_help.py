@@ -20,6 +20,7 @@ COMMANDS = (
     "monitor",
     "probe",
     "tcav",
+    "bias",
     "convert",
 )
 

@@ -81,7 +81,8 @@ def gradient_direction(
         DirectionError: a gradient that is zero on average.
         SiteError: a site that the model lacks.
     """
-    asked = [Prompt.of(p).with_answer("") for p in prompts]
+    given = [Prompt.of(p) for p in prompts]
+    asked = [p.with_answer("") for p in given]
     own = prompt_groups(asked, groups)
     _check(len(asked), len({*own}), n_folds, min(n_permutations, n_random, n_resamples))
     rule, chosen = Positions.of(positions), _sites(model, sites)
@@ -93,7 +94,7 @@ def gradient_direction(
         "kind": "needs the model",
         "target": name,
         "target_mean": float(values.mean()),
-        "fitted_on": list(sketch(asked)),
+        "fitted_on": list(sketch(given)),
         "n_prompts": len(asked),
         "n_groups": len({*own}),
         "n_folds": len(folds),

@@ -1,7 +1,7 @@
 """What a direction is trained on: prompts with an answer to prefer and one to avoid."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -84,8 +84,8 @@ class Pairs:
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
-        """The prompts, without answers."""
-        return tuple(replace(p.prompt, answer="") for p in self.preferences)
+        """The prompts, as they were given."""
+        return tuple(p.prompt for p in self.preferences)
 
     def take(self, rows: Sequence[int]) -> "Pairs":
         """Some of the pairs."""

@@ -121,6 +121,17 @@ def test_the_artefact_keeps_the_effect(tiny_model, tmp_path):
     assert "first order" in again[0]._repr_html_() and "nats at strength 1" in again._repr_html_()
 
 
+def test_it_remembers_the_prompts_as_they_were_given(tiny_model):
+    """So that a search knows its held-out prompts apart from these, answers included."""
+    from steerkit.prompts import sketch
+
+    given = [Prompt(p, answer="yes") for p in PROMPTS]
+    found = gradient_direction(tiny_model, given, "cat", sites=1, n_folds=0)[0]
+    assert found.provenance["fitted_on"] == list(sketch(given))
+    plain = gradient_direction(tiny_model, PROMPTS, "cat", sites=1, n_folds=0)[0]
+    assert torch.equal(found.unit, plain.unit), "an answer is not read"
+
+
 def test_it_leaves_no_trace(tiny_model):
     before = {k: v.clone() for k, v in tiny_model.network.state_dict().items()}
     gradient_direction(tiny_model, PROMPTS, "cat")

@@ -119,6 +119,12 @@ def shift_of_states(
         global_shift=overall,
         shifts=shifts,
         vectors=before.centres,
+        matched=np.stack(
+            [
+                after.centres[c.match] if c.match >= 0 else np.full(a.shape[1], np.nan)
+                for c in concepts
+            ]
+        ),
         gain=1 - kept / unexplained if unexplained > 0 else 0.0,
         beyond=null("random groups of equal size", observed, draws),
         observed=observed,

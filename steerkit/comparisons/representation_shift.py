@@ -93,7 +93,7 @@ def measure_representation_shift(
         n_permutations=n_permutations,
         seed=seed,
     )
-    found = _grounded(found, a, n_words) if n_words else found
+    found = _grounded(found, a, b, n_words) if n_words else found
     return replace(
         found,
         prompts=tuple(p.text for p in read),
@@ -104,20 +104,42 @@ def measure_representation_shift(
     )
 
 
-def _grounded(found: RepresentationShift, model: Model, n: int) -> RepresentationShift:
-    """With the words that the unembedding reads from each concept and its shift."""
+def _grounded(found: RepresentationShift, a: Model, b: Model, n: int) -> RepresentationShift:
+    """With the words that unembeddings read from concepts, shifts and matched concepts.
 
-    def words(vectors: Floats) -> list[tuple[str, ...]]:
-        best = model.read_out(torch.from_numpy(vectors).float()).topk(n, -1).indices.tolist()
-        return [
-            tuple(model.decode([t]) for t in row) if np.linalg.norm(vector) > 0 else ()
-            for vector, row in zip(vectors, best, strict=True)
-        ]
+    The first model's reads its own concepts, moved or not; the second's reads what they are
+    compared with. Around each model's mean concept, which all of them would read alike.
+    """
 
-    of_concepts = words(found.vectors - found.vectors.mean(0))
-    of_shifts = words(found.shifts - found.global_shift)
-    concepts = [
-        replace(c, words=of_concepts[i], shift_words=of_shifts[i])
+    def ids(model: Model, vectors: Floats) -> list[list[int]]:
+        """The first tokens of each vector; none of one that is zero or not a number."""
+        best = model.read_out(torch.from_numpy(np.nan_to_num(vectors)).float()).topk(n, -1)
+        real = np.linalg.norm(np.nan_to_num(vectors), axis=1) > 0
+        return [row if ok else [] for row, ok in zip(best.indices.tolist(), real, strict=True)]
+
+    def words(tokens: list[int]) -> tuple[str, ...]:
+        return tuple(a.decode([t]) for t in tokens)
+
+    middle = found.vectors.mean(0)
+    plain, own = ids(a, found.vectors - middle), ids(a, found.shifts - found.global_shift)
+    moved = ids(a, found.vectors + found.shifts - middle)
+    shifted = ids(a, found.vectors + found.global_shift - middle)
+    real = ~np.isnan(found.matched).any(1)
+    centre = found.matched[real].mean(0) if real.any() else 0.0
+    target = ids(b, found.matched - centre)
+
+    def overlap(one: list[int], other: list[int]) -> float:
+        return len(set(one) & set(other)) / n if one and other else float("nan")
+
+    concepts = tuple(
+        replace(
+            c,
+            words=words(plain[i]),
+            shift_words=words(own[i]),
+            overlap=overlap(moved[i], target[i]),
+            overlap_plain=overlap(plain[i], target[i]),
+            overlap_global=overlap(shifted[i], target[i]),
+        )
         for i, c in enumerate(found.concepts)
-    ]
-    return replace(found, concepts=tuple(concepts))
+    )
+    return replace(found, concepts=concepts)

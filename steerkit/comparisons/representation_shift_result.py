@@ -46,6 +46,10 @@ class ConceptShift:
         recovery_random: by adding the mean shift of as many random states.
         words: what the first model's unembedding reads from the concept.
         shift_words: from its shift beyond the global one.
+        overlap: fraction of the first words of concept plus shift that are also those of the
+            matched concept; NaN without words.
+        overlap_plain: of the concept without a shift.
+        overlap_global: of the concept plus the global shift.
     """
 
     index: int
@@ -65,6 +69,9 @@ class ConceptShift:
     recovery_random: float
     words: tuple[str, ...] = ()
     shift_words: tuple[str, ...] = ()
+    overlap: float = float("nan")
+    overlap_plain: float = float("nan")
+    overlap_global: float = float("nan")
 
     @property
     def found(self) -> bool:
@@ -81,6 +88,7 @@ class RepresentationShift:
         global_shift: mean of b - a on the fitted half, `[d_model]`.
         shifts: mean of b - a over each concept's states, `[concept d_model]`.
         vectors: the concepts, in the first model's states, `[concept d_model]`.
+        matched: the second model's concept that goes with each, NaN where none does.
         gain: fraction of the scored states' squared shift around the global one that the
             concepts' own shifts explain; negative where they explain nothing.
         beyond: `observed` beside random groups of equal size: the test of the whole.
@@ -105,6 +113,7 @@ class RepresentationShift:
     global_shift: Float[np.ndarray, "d_model"]
     shifts: Float[np.ndarray, "concept d_model"]
     vectors: Float[np.ndarray, "concept d_model"]
+    matched: Float[np.ndarray, "concept d_model"]
     gain: float
     beyond: Null
     observed: float
@@ -207,6 +216,7 @@ class RepresentationShift:
             "global_shift": self.global_shift.tolist(),
             "shifts": self.shifts.tolist(),
             "vectors": self.vectors.tolist(),
+            "matched": self.matched.tolist(),
             "gain": self.gain,
             "beyond": self.beyond.to_json(),
             "observed": self.observed,

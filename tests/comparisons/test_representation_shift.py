@@ -151,6 +151,9 @@ def test_alignment_moves_harmful_requests_and_its_shift_steers_the_base(
     most = max(share, key=lambda i: (share[i], found.concepts[i].n_score))
     assert share[most] > 0.9 and found.concepts[most].found
     assert "sorry" in found.concepts[most].shift_words
+    for c in found.concepts:
+        assert all(0 <= v <= 1 for v in (c.overlap, c.overlap_plain, c.overlap_global))
+    assert found.concepts[most].overlap > found.concepts[most].overlap_plain
     beyond, direction = found.direction(most), found.direction(most, beyond_global=False)
     own = float(np.linalg.norm(found.shifts[most] - found.global_shift))
     assert beyond.scale == pytest.approx(own, rel=1e-6)

@@ -102,6 +102,7 @@ def branching_factor(
         samples,
         [p.group or f"prompt{i}" for i, p in enumerate(asked)],
         texts=[p.text for p in asked],
+        prompt_tokens=[c.prompt_tokens for c in said[::n_samples]],
         decoding=str(how),
         model=model.info.name,
         n_resamples=n_resamples,
@@ -114,6 +115,7 @@ def branching_statistics(
     groups: Sequence[str],
     *,
     texts: Sequence[str] = (),
+    prompt_tokens: Sequence[tuple[int, ...]] = (),
     decoding: str = "",
     model: str = "",
     n_resamples: int = 2000,
@@ -125,6 +127,7 @@ def branching_statistics(
         samples: at least one for each prompt.
         groups: of the prompts.
         texts: of the prompts.
+        prompt_tokens: as the model read them.
         decoding: how samples were drawn.
         model: its name.
         n_resamples: of groups.
@@ -143,6 +146,7 @@ def branching_statistics(
     draws = row_draws(groups, n_resamples=n_resamples, seed=seed)
     n_groups = int(group_codes(groups).max()) + 1
     names = texts or [""] * len(groups)
+    read = prompt_tokens or [()] * len(groups)
     return BranchingFactor(
         factor=_geometric(entropy, draws, n_groups),
         by_surprisal=_geometric(surprisal, draws, n_groups),
@@ -155,8 +159,11 @@ def branching_statistics(
                 _error([s.entropy for s in some]),
                 float(np.mean([len(s.entropy) for s in some])),
                 float(np.mean([s.ended for s in some])),
+                ids,
             )
-            for text, group, h, v, some in zip(names, groups, entropy, surprisal, own, strict=True)
+            for text, group, h, v, some, ids in zip(
+                names, groups, entropy, surprisal, own, read, strict=True
+            )
         ),
         curve=tuple(_curve(own, groups, n_resamples, seed)),
         n_samples=min(len(some) for some in own),

@@ -31,6 +31,8 @@ class PromptBranching:
     error: float
     length: float
     ended: float
+    prompt_tokens: tuple[int, ...] = ()
+    """As the model read it, chat template included."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,10 @@ class BranchingFactor:
             null("models exchanged within prompts, |log ratio|", abs(value), chance),
             self.model,
             other.model,
+            all(
+                a.prompt_tokens == b.prompt_tokens
+                for a, b in zip(self.prompts, other.prompts, strict=True)
+            ),
         )
 
     def table(self) -> str:
@@ -172,16 +178,23 @@ class BranchingRatio:
         null: size of the log ratio when the two are exchanged within groups of prompts.
         model: above.
         other: below.
+        same_tokens: whether both read the same token ids; a chat template that only one of
+            them has is part of the ratio.
     """
 
     ratio: Estimate
     null: Null
     model: str
     other: str
+    same_tokens: bool
 
     def summary(self) -> str:
         """In one line."""
-        return f"branching of {self.model} over {self.other}: {self.ratio} (p = {self.null.p:.3g})"
+        told = "" if self.same_tokens else "; their prompts were rendered differently"
+        return (
+            f"branching of {self.model} over {self.other}: {self.ratio} "
+            f"(p = {self.null.p:.3g}){told}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+import steerkit as sk
 from steerkit.batch import Tokenized
 from steerkit.errors import MethodError
 from steerkit.evaluations import Decoding, bf_released, branching_factor, branching_statistics
@@ -52,9 +53,10 @@ def measured(model, n=6, **options):
     return branching_factor(model, [f"p{i}" for i in range(n)], **{**settings, **options})
 
 
-@pytest.mark.parametrize("k", [1, 2, 7])
+@pytest.mark.parametrize("k", [1, 2, 7, 200])
 def test_uniform_over_k_tokens_is_k_exactly(k):
-    logits = torch.full((10, 10), -torch.inf)
+    """Also beyond the 50 likeliest tokens, at which the published numbers are clipped."""
+    logits = torch.full((k + 3, k + 3), -torch.inf)
     logits[:, :k] = 0.3
     found = measured(Chain(logits))
     assert found.factor.value == pytest.approx(k, rel=1e-6)
@@ -100,6 +102,30 @@ def test_without_truncation_it_is_the_perplexity_of_its_own_samples(tiny_model):
     assert "| a dog |" in found.table()
     cut = branching_factor(tiny_model, prompts, n_samples=5, max_new_tokens=6, n_resamples=50)
     assert cut.decoding == "T=1 top-p=0.9" and cut.factor.value < found.factor.value
+
+
+def test_a_templates_part_in_a_ratio_is_said(tiny_folder, bare_folder):
+    options = {"decoding": PLAIN, "n_samples": 3, "max_new_tokens": 4, "n_resamples": 20}
+    chat, bare = (
+        branching_factor(sk.load(f), ["a dog", "sun"], **options)
+        for f in (tiny_folder, bare_folder)
+    )
+    assert not chat.against(bare).same_tokens and chat.against(chat).same_tokens
+    assert "rendered differently" in chat.against(bare).summary()
+
+
+@pytest.mark.parametrize("how", [Decoding(top_p=0.9), Decoding(1.5), Decoding(top_k=20)])
+def test_on_a_real_model_samples_lie_in_what_is_read_again(shared, how):
+    folder = shared / "models" / "stories260K"
+    if not folder.is_dir():
+        pytest.skip(f"no model at {folder}")
+    model = sk.load(folder)
+    texts = ["Once upon a time", "The little dog", "One day a girl"]
+    found = branching_factor(
+        model, texts, decoding=how, n_samples=12, max_new_tokens=24, n_resamples=50
+    )
+    assert found.by_surprisal.value == pytest.approx(found.factor.value, rel=0.25)
+    assert 1 < found.factor.value < 200
 
 
 def two_kinds(rng, n, ends=(0.3, 0.02), entropies=(2.0, 0.5), limit=40):

@@ -177,7 +177,9 @@ def _effect(e: HeldOutEffect) -> str:
     rows = [("effect", f"<b>{e.effect}</b> {escape(e.effect.unit)}")]
     rows += [(name, str(value)) for name, value in e.beside.items()]
     rows += [
-        (n.name, f"{n.q95:.3g} <span style='{FAINT}'>p</span> {_p(n)}") for n in e.nulls if n.n
+        (f"{n.name}, 95%", f"{n.q95:.3g} <span style='{FAINT}'>p</span> {_p(n)}")
+        for n in e.nulls
+        if n.n
     ]
     lines = "".join(
         f"<span style='{FAINT}'>{escape(name)}</span><span>{value}</span>" for name, value in rows

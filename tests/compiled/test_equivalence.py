@@ -141,9 +141,11 @@ def test_a_mixed_batch_is_each_row_alone(
             assert relative(together[row][batch.mask[row]], single) < BOUND
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize(
+    ("temperature", "truncation"), [(0.0, {}), (0.8, {}), (1.5, {"top_k": 20, "top_p": 0.9})]
+)
 def test_generated_tokens_are_the_eager_ones(
-    pair: Any, batch_of: Any, direction: Any, temperature: float
+    pair: Any, batch_of: Any, direction: Any, temperature: float, truncation: dict[str, Any]
 ) -> None:
     eager, compiled = pair
     d = direction(eager)
@@ -156,7 +158,13 @@ def test_generated_tokens_are_the_eager_ones(
     slots = [1, 2, 3]
     answers = [
         view.engine.complete(
-            asked, view.table, slots, max_new_tokens=8, temperature=temperature, seed=1
+            asked,
+            view.table,
+            slots,
+            max_new_tokens=8,
+            temperature=temperature,
+            seed=1,
+            **truncation,
         )
         for view in (eager.with_rows(*given), compiled.with_rows(*given))
     ]

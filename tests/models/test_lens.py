@@ -134,6 +134,15 @@ def test_generation_is_greedy_decoding_and_steered(hooked, batch, direction):
             assert int(run.logits[0, -1].argmax()) == token
 
 
+def test_the_likeliest_token_alone_is_greedy(hooked, batch):
+    def said(**options):
+        return hooked.engine.complete(batch, None, [0] * len(batch), max_new_tokens=4, **options)
+
+    greedy = said(temperature=0.0, seed=0)
+    assert said(temperature=1.0, seed=0, top_k=1) == greedy
+    assert said(temperature=1.0, seed=0, top_p=1e-9) == greedy
+
+
 def test_conditions_are_decided_by_the_prompt_at_every_step(hooked, batch, direction):
     read = direction(hooked.info, 0, seed=5)
     prompts = Batch.collate([Tokenized((5, 17, 42)), Tokenized((9, 14, 77, 8, 2))], pad_id=0)

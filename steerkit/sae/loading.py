@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,12 @@ L0_FACTOR = 2.0
 """How far the measured L0 may be from the claimed one, either way, as a factor."""
 LEAST_EXPLAINED = 0.0
 """Below this fraction of variance explained, the mean alone would do better."""
+
+MODULE = re.compile(
+    r"(?:\w+\.)*(?:layers|h|blocks)\.(\d+)\."
+    r"(self_attn|self_attention|attn|attention|mlp|feed_forward)(?:\.hook_out)?"
+)
+"""Modules inside a block, by Hugging Face's or TransformerLens' name: their raw outputs."""
 
 Source = str | Path | tuple[str, str]
 
@@ -65,7 +72,7 @@ def load_sae(
     claims = _claims(sae, declared)
     _check_declared(sae, name, declared)
     _check_behaviour(sae, name)
-    where = Site.parse(site) if site is not None else site_of_hook(claims.get("hook_name"))
+    where = Site.parse(site) if site is not None else _site(claims.get("hook_name"), model)
     if sae.cfg.reshape_activations != "none":
         raise SiteError(
             f"{name} reads heads side by side ('{sae.cfg.reshape_activations}'), which is no "
@@ -264,6 +271,34 @@ def _check_model(sae: Autoencoder, model: Model, *, force: bool) -> dict[str, An
         "loaded_for": info.name,
         "same_weights": None if not trained_on else trained_on == info.fingerprint,
     }
+
+
+def _site(hook: Any, model: Model | None) -> Site:
+    """The stream at a hook point; of a module inside a block, if the model adds its output as is.
+
+    Raises:
+        SiteError: no known stream, or a module whose output is normed or scaled before it is
+            added, so that no stream holds what the SAE was trained on.
+    """
+    found = MODULE.fullmatch(str(hook))
+    blocks = getattr(getattr(model, "engine", None), "blocks", None)
+    if found is None or blocks is None:
+        return site_of_hook(hook)
+    kind = "mlp" if found[2] in ("mlp", "feed_forward") else "attn"
+    where = Site(int(found[1]), "mlp_out" if kind == "mlp" else "attn_out")
+    assert model is not None
+    choose_sites(model, "resid_post", None, [where])
+    block = blocks[where.layer]
+    adds = [name for name, part in block.module.named_modules() if part is getattr(block, kind)]
+    if block.scale != 1.0 or not any(MODULE.fullmatch(f"layers.0.{name}") for name in adds):
+        raise SiteError(
+            f"the SAE reads the output of '{hook}', which {model.info.name} does not add to the "
+            f"stream as it is (it adds that of '{(adds or ['another module'])[0]}'"
+            f"{f' times {block.scale:g}' if block.scale != 1.0 else ''}); no stream holds it, so "
+            f"features would be misread. If the SAE was trained on {where.stream} after all, say "
+            f"site='{where}'"
+        )
+    return where
 
 
 def _first_line(error: BaseException) -> str:

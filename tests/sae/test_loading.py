@@ -64,6 +64,40 @@ def test_hook_names_of_other_libraries_are_sites(hook: str, site: Site) -> None:
     assert site_of_hook(hook) == site
 
 
+@pytest.mark.parametrize(
+    ("hook", "site"),
+    [
+        ("model.layers.1.mlp", Site(1, "mlp_out")),
+        ("layers.1.self_attn", Site(1, "attn_out")),
+        ("blocks.2.mlp.hook_out", Site(2, "mlp_out")),
+        ("blocks.0.attn.hook_out", Site(0, "attn_out")),
+    ],
+)
+def test_modules_inside_a_block_are_sites_where_the_model_adds_their_output(
+    make: Any, model: Any, hook: str, site: Site
+) -> None:
+    assert load_sae(make(d=32, hook_name=hook), model=model).site == site
+    with pytest.raises(SiteError, match="is no stream that is known"):
+        load_sae(make(d=32, hook_name=hook))  # which only a model can tell
+
+
+def test_a_module_whose_output_is_normed_before_it_is_added_is_no_stream(make: Any) -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    small = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+    model = sk.wrap(Gemma2ForCausalLM(Gemma2Config(**small, **heads)))
+    for hook, norm in (("model.layers.1.mlp", "post_feedforward_layernorm"),
+                       ("blocks.0.attn.hook_out", "post_attention_layernorm")):  # fmt: skip
+        with pytest.raises(SiteError, match=rf"does not add .* as it is .*'{norm}'"):
+            load_sae(make(d=32, hook_name=hook), model=model)
+    found = load_sae(make(d=32, hook_name="model.layers.1.mlp"), model=model, site="mlp_out@1")
+    assert found.site == Site(1, "mlp_out")
+    # TransformerLens' own name is of the contribution, after the norm.
+    named = make(d=32, hook_name="blocks.1.hook_mlp_out")
+    assert load_sae(named, model=model).site == Site(1, "mlp_out")
+
+
 @pytest.mark.parametrize("hook", ["blocks.3.attn.hook_z", "model.layers.3.mlp.act_fn", None])
 def test_a_hook_that_is_no_stream_needs_a_site(saved: Any, hook: Any) -> None:
     folder = saved(hook_name=hook)

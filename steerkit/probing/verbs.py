@@ -95,6 +95,12 @@ def probe(
     text = arms.text(own)
     if text is None:
         notes.append("words alone: not measured, a fold's prompts have no words")
+    elif text.auc.high < 0.5:
+        notes.append(
+            f"words alone are below chance ({text.auc}), as where words are balanced, or where "
+            "prompts of one template and either label fall into different folds; then they look "
+            "weaker than they are: give each template a group"
+        )
     blank = None
     if untrained is not None:
         control = activations_of(untrained, data, progress=progress)

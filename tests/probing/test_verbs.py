@@ -131,6 +131,17 @@ def test_words_that_give_the_label_away_expose_the_probe(plant):
     assert found.reads_topic and found.exposed_by == ("words alone",)
 
 
+def test_templates_that_folds_split_are_noted(plant):
+    """A statement's twin of the other label is in another fold: the words mislead."""
+    texts = [f"thing{i} is thing{i}" for i in range(40)] * 2
+    acts = replace(plant(40, size=2.5, texts=texts), groups=tuple(f"p{i}" for i in range(80)))
+    found = probe(acts, "ridge", **QUICK)
+    assert found.text is not None and found.text.auc.high < 0.5
+    assert any("give each template a group" in note for note in found.notes)
+    grouped = replace(acts, groups=tuple(f"thing{i}" for i in range(40)) * 2)
+    assert not any("template" in note for note in probe(grouped, "ridge", **QUICK).notes)
+
+
 def test_a_length_that_gives_the_label_away_exposes_the_probe(plant):
     rng = np.random.default_rng(0)
     words = "red blue green cat dog bird".split()

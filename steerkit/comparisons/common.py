@@ -11,10 +11,13 @@ from steerkit.protocols import Model
 Prompts = Contrast | Sequence[Prompt | str | Mapping[str, Any]]
 
 
-def read_prompts(prompts: Prompts) -> tuple[tuple[Prompt, ...], tuple[str, ...]]:
+def read_prompts(
+    prompts: Prompts, *, answers: bool = False
+) -> tuple[tuple[Prompt, ...], tuple[str, ...]]:
     """The prompts, each once, and the group of each.
 
-    A prompt that occurs twice would be its own nearest neighbour in every model.
+    A prompt that occurs twice would be its own nearest neighbour in every model. With `answers`,
+    the same prompt with another answer is another one.
 
     Raises:
         PromptError: there are none.
@@ -29,7 +32,7 @@ def read_prompts(prompts: Prompts) -> tuple[tuple[Prompt, ...], tuple[str, ...]]
     seen: set[tuple[Any, ...]] = set()
     kept = []
     for i, p in enumerate(read):
-        key = (p.text, p.system, p.shots, p.template)
+        key = (p.text, p.system, p.shots, p.template, p.answer if answers else "")
         if key not in seen:
             seen.add(key)
             kept.append(i)

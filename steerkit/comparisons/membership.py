@@ -76,8 +76,8 @@ def membership_scores(
 
     Args:
         model: plain or steered, such as after fine-tuning.
-        prompts: prompts with an `answer`; `category` is the domain. One that occurs twice counts
-            once.
+        prompts: prompts with an `answer`; `category` is the domain. The same prompt and answer
+            count once.
         base: the model before, of the same tokenizer: its scores are subtracted.
         k: fraction of tokens for Min-K%.
         token_budget: padded tokens a forward pass.
@@ -86,7 +86,7 @@ def membership_scores(
         PromptError: no prompts, or one without an answer.
         ModelError: tokenizers that differ.
     """
-    read, groups = read_prompts(prompts)
+    read, groups = read_prompts(prompts, answers=True)
     bare = [i for i, p in enumerate(read) if not p.answer]
     if bare:
         raise PromptError(

@@ -113,7 +113,8 @@ def _grounded(found: RepresentationShift, a: Model, b: Model, n: int) -> Represe
 
     def ids(model: Model, vectors: Floats) -> list[list[int]]:
         """The first tokens of each vector; none of one that is zero or not a number."""
-        best = model.read_out(torch.from_numpy(np.nan_to_num(vectors)).float()).topk(n, -1)
+        read = model.read_out(torch.from_numpy(np.nan_to_num(vectors)).float())
+        best = read.topk(min(n, read.shape[1]), -1)
         real = np.linalg.norm(np.nan_to_num(vectors), axis=1) > 0
         return [row if ok else [] for row, ok in zip(best.indices.tolist(), real, strict=True)]
 

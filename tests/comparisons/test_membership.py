@@ -73,6 +73,11 @@ def test_scores_are_those_of_the_answers_tokens_less_the_base(
     assert domains["refusing"].low > 2 > abs(domains["helping"].value)
 
 
+def test_one_prompt_with_two_answers_is_two_rows(aligned: Any) -> None:
+    twice = [Prompt("hi", answer=a) for a in ("you", "the house", "you")]
+    assert len(membership_scores(aligned, twice).prompts) == 2
+
+
 def test_a_model_less_itself_is_nothing(aligned: Any, prompts: list[Prompt]) -> None:
     found = membership_scores(aligned, prompts, base=aligned)
     assert found.adjusted and not any(v.any() for v in found.values.values())

@@ -134,9 +134,16 @@ def test_generation_is_greedy_decoding_and_steered(hooked, batch, direction):
             assert int(run.logits[0, -1].argmax()) == token
 
 
-def test_the_likeliest_token_alone_is_greedy(hooked, batch):
+def test_the_likeliest_token_alone_is_greedy(hooked):
+    prompts = Batch.collate([Tokenized((5, 17, 42)), Tokenized((9, 14, 77))], pad_id=0)
+
+    class Ends:
+        eos_token_id, pad_token_id, chat_template = 99, 0, None
+
+    hooked.engine.text._tokenizer = Ends()
+
     def said(**options):
-        return hooked.engine.complete(batch, None, [0] * len(batch), max_new_tokens=4, **options)
+        return hooked.engine.complete(prompts, None, [0, 0], max_new_tokens=4, **options)
 
     greedy = said(temperature=0.0, seed=0)
     assert said(temperature=1.0, seed=0, top_k=1) == greedy

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from steerkit.activations import Activations
 from steerkit.errors import ActivationError
+from steerkit.extraction.class_moments import ClassMoments
 from steerkit.extraction.pair_moments import PairMoments
 from steerkit.files import read_tensors, write_tensors
 from steerkit.protocols import ModelInfo
@@ -20,62 +21,6 @@ from steerkit.site import Site
 KIND = "moments"
 SIDES = ("negative", "positive")
 """By label: index 0 and 1 of every statistic."""
-
-
-@dataclass(frozen=True, eq=False)
-class ClassMoments:
-    """Count, mean and moments about that mean of the rows of one class at one site, float64.
-
-    With u = row - mean:
-
-    Attributes:
-        n: rows.
-        mean: `[d_model]`.
-        scatter: sum of u u', `[d_model d_model]`.
-        skew: sum of |u|^2 u, `[d_model]`.
-        fourth: sum of |u|^4; Ledoit and Wolf's shrinkage needs it, and `skew` to move it.
-
-    Source: Chan, Golub and LeVeque 1983, The American Statistician 37, 242, for the second
-    moments; the others are moved by the same expansion.
-    """
-
-    n: int
-    mean: Float[Tensor, "d_model"]
-    scatter: Float[Tensor, "d_model d_model"]
-    skew: Float[Tensor, "d_model"]
-    fourth: float
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "row d_model"]) -> "ClassMoments":
-        """In two passes over rows that are in memory."""
-        mean = x.mean(0)
-        u = x - mean
-        squared = (u**2).sum(1)
-        return cls(len(x), mean, u.T @ u, u.T @ squared, float((squared**2).sum()))
-
-    def about(self, centre: Float[Tensor, "d_model"]) -> "ClassMoments":
-        """The same sums about another point, which then stands as `mean`."""
-        t = centre - self.mean
-        length, spread, turned = float(t @ t), float(self.scatter.trace()), self.scatter @ t
-        skew = self.skew - (spread + self.n * length) * t - 2 * turned
-        fourth = (
-            self.fourth
-            + 4 * float(t @ turned)
-            - 4 * float(self.skew @ t)
-            + 2 * length * spread
-            + self.n * length**2
-        )
-        scatter = torch.addr(self.scatter, t, t, alpha=self.n)
-        return ClassMoments(self.n, centre, scatter, skew, fourth)
-
-    def __add__(self, other: "ClassMoments") -> "ClassMoments":
-        """The moments of both sets of rows together."""
-        if not (self.n and other.n):
-            return self if self.n else other
-        n = self.n + other.n
-        mean = self.mean + (other.mean - self.mean) * (other.n / n)
-        a, b = self.about(mean), other.about(mean)
-        return ClassMoments(n, mean, a.scatter + b.scatter, a.skew + b.skew, a.fourth + b.fourth)
 
 
 @dataclass(eq=False)
@@ -116,7 +61,7 @@ class Moments:
             pairs: also keep what PCA of differences within pairs needs.
         """
         d = info.d_model
-        parts = [[_nothing(d) for _ in SIDES] for _ in sites]
+        parts = [[ClassMoments.none(d) for _ in SIDES] for _ in sites]
         return cls(
             tuple(sites), info, pooling, parts, PairMoments.empty(len(sites), d) if pairs else None
         )
@@ -166,23 +111,18 @@ class Moments:
         if wrong:
             raise ActivationError(f"labels are 1 or 0; got {wrong[:5]}")
         places = [acts.sites.index(site) for site in self.sites]
-        values = acts.values[index][:, places].to(torch.float64)
-        if not torch.isfinite(values).all():
-            row, site = (int(i) for i in (~torch.isfinite(values)).any(2).nonzero()[0])
-            prompt = acts.prompts[int(acts.prompt_index[index[row]])].text[:60]
-            raise ActivationError(
-                f"an activation at {self.sites[site]} is NaN or infinite, first for prompt "
-                f"{prompt!r}; load the model in a wider dtype"
-            )
-        for site, classes in enumerate(self.parts):
+        for place in places:  # all are looked at before any is added; one site at a time
+            _require_finite(acts, index, place)
+        for classes, place in zip(self.parts, places, strict=True):
+            x = acts.values[index, place].to(torch.float64)
             for label in (0, 1):
-                mine = values[labels == label, site]
+                mine = x[labels == label]
                 if len(mine):
                     classes[label] = classes[label] + ClassMoments.of(mine)
         if self.pairs is not None:
             names = acts.groups or tuple(f"prompt{i}" for i in range(len(acts.prompts)))
             groups = [names[int(i)] for i in acts.prompt_index[index]]
-            self.pairs.update(values, labels.tolist(), groups)
+            self.pairs.update(acts.values[index][:, places], labels.tolist(), groups)
         if acts.contrast_sha256 not in self.contrasts:
             self.contrasts += (acts.contrast_sha256,)
 
@@ -292,6 +232,11 @@ class Moments:
             )
 
 
-def _nothing(d: int) -> ClassMoments:
-    zero = torch.zeros(d, dtype=torch.float64)
-    return ClassMoments(0, zero, torch.zeros(d, d, dtype=torch.float64), zero.clone(), 0.0)
+def _require_finite(acts: Activations, index: Int[Tensor, "row"], place: int) -> None:
+    bad = ~torch.isfinite(acts.values[index, place]).all(1)
+    if bad.any():
+        prompt = acts.prompts[int(acts.prompt_index[index[bad][0]])].text[:60]
+        raise ActivationError(
+            f"an activation at {acts.sites[place]} is NaN or infinite, first for prompt "
+            f"{prompt!r}; load the model in a wider dtype"
+        )

@@ -24,7 +24,8 @@ class PairMoments:
         second: the sums, `[site d_model d_model]`.
         mixed: whether some group has both labels and more than two rows.
         state: of every group seen.
-        waiting: the label and row of groups that have one row, `(label, [site d_model])`.
+        waiting: the label and row of groups that have one row, `(label, [site d_model])`, in
+            the dtype it came in.
     """
 
     n: int
@@ -64,7 +65,8 @@ class PairMoments:
             else:
                 mate = self.waiting.pop(group)[1]
                 self.state[group] = PAIRED
-                differences.append(values[row] - mate)  # the sign is squared away
+                # The sign is squared away.
+                differences.append(values[row].double() - mate.double())
         if differences and not self.mixed:
             self._add(torch.stack(differences))
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from steerkit.direction import Direction, Directions
 from steerkit.errors import ActivationError, DirectionError, MethodError
+from steerkit.extraction.class_moments import ClassMoments
 from steerkit.extraction.labelled import FLAT
 from steerkit.extraction.methods import METHODS
-from steerkit.extraction.moments import ClassMoments, Moments
+from steerkit.extraction.moments import Moments
 
 RANK = 1e-14
 """A variance below this fraction of the largest is rounding."""

@@ -11,7 +11,7 @@ import torch
 from steerkit.activations import Activations
 from steerkit.errors import ActivationError, DirectionError, MethodError
 from steerkit.extraction import METHODS, Moments, Training, extract, extract_from_moments
-from steerkit.extraction.moments import ClassMoments
+from steerkit.extraction.class_moments import ClassMoments
 from steerkit.extraction.ridge import GRID, left_out_error
 from steerkit.extraction.streaming import ESTIMATORS, Sums
 from steerkit.site import Site

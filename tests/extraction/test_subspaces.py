@@ -259,6 +259,25 @@ def test_it_is_saved_and_read_and_refused_on_another_model(
     assert Subspace.load(one, model=Other(), force=True).k == found.best.k
 
 
+def test_on_a_model_what_is_inside_is_gone_and_it_belongs_to_that_model(tmp_path: Path) -> None:
+    from steerkit.datasets import refusal
+
+    model = sk.load("organism:aligned")
+    acts = sk.capture(model, refusal("train", n=20), layers=[2], progress=False)
+    found = extract_subspace(acts, "inlp", k=3, n_permutations=0, n_random=0, progress=False)[0]
+    unseen = refusal("held_out", n=6)
+    for reference, wanted in (("zero", 0.0), ("negative_mean", None)):
+        steered = model.with_(sk.Ablate(found, reference=reference))
+        inside = found.coordinates(sk.capture(steered, unseen, layers=[2], progress=False).at(2))
+        means = torch.tensor([axis.negative_mean for axis in found])
+        expected = means if wanted is None else torch.zeros(3)
+        assert torch.allclose(inside, expected.expand_as(inside), atol=1e-4)
+    path = found.save(tmp_path / "subspace.safetensors")
+    assert Subspace.load(path, model=model).k == 3
+    with pytest.raises(DirectionError, match="extract it again there"):
+        Subspace.load(path, model=sk.load("organism:base"))
+
+
 def test_a_subspace_is_of_one_place_and_orthonormal(make: Make) -> None:
     acts = several(make)
     first, second = extract(acts, ["mean_difference", "pca"], **QUICK)[:2]

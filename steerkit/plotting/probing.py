@@ -156,7 +156,7 @@ def _reliability(fig: go.Figure, found: Calibration) -> None:
         showarrow=False,
         align="left",
         font={"size": 12},
-        text=f"Brier {found.brier.value:.3f}<br>error {found.error.value:.3f}, "
+        text=f"Brier {found.brier.value:.3f}<br>error {found.error:.3f}, "
         f"p = {found.error_null.p:.2g}",
         row=1,
         col=2,

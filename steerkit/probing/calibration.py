@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steerkit.statistics import Estimate, Floats, Null, cluster_mean, null, percentiles, row_draws
+from steerkit.statistics import Estimate, Floats, Null, cluster_mean, null
 
 N_SIMULATED = 999
 
@@ -33,7 +33,9 @@ class Calibration:
         bins: of about equal numbers of prompts, by probability.
         brier: mean squared error of the probabilities; 0 is perfect.
         brier_constant: the same of the training rate of positives, said of every prompt.
-        error: expected calibration error, the mean gap between said and found over the bins.
+        error: expected calibration error, the mean gap between said and found over the bins. Gaps
+            of few prompts are never 0, so it is read against `error_null`, not with an interval:
+            resampled, it only grows.
         error_null: the same error of labels drawn from the probabilities themselves: what a
             perfectly calibrated probe gives here. `p` is small where calibration is refuted.
         slopes: Platt slope of each outer fold, fitted on its inner folds; 0 says that the
@@ -44,7 +46,7 @@ class Calibration:
     bins: tuple[Bin, ...]
     brier: Estimate
     brier_constant: Estimate
-    error: Estimate
+    error: float
     error_null: Null
     slopes: tuple[float, ...]
     offsets: tuple[float, ...]
@@ -55,7 +57,7 @@ class Calibration:
             "bins": [b.to_json() for b in self.bins],
             "brier": self.brier.to_json(),
             "brier_constant": self.brier_constant.to_json(),
-            "error": self.error.to_json(),
+            "error": self.error,
             "error_null": self.error_null.to_json(),
             "slopes": list(self.slopes),
             "offsets": list(self.offsets),
@@ -65,7 +67,7 @@ class Calibration:
         """One line of plain text."""
         return (
             f"calibration: Brier {self.brier} (constant {self.brier_constant.value:.3g}), expected "
-            f"error {self.error} (calibrated: 95% below {self.error_null.q95:.3g}, "
+            f"error {self.error:.3g} (calibrated: 95% below {self.error_null.q95:.3g}, "
             f"p = {self.error_null.p:.2g})"
         )
 
@@ -147,19 +149,15 @@ def reliability(
     bin_of[np.argsort(p, kind="stable")] = np.arange(n) * n_bins // n
     member = (bin_of[:, None] == np.arange(n_bins)).astype(np.float64)
 
-    def expected(gaps: Floats, weights: Floats) -> Floats:
+    def expected(gaps: Floats) -> Floats:
         """Mean absolute gap over bins; `gaps` `[row draw]` of said less found."""
-        return np.abs(member.T @ (gaps * weights)).sum(0) / weights.sum(0)
+        return np.abs(member.T @ gaps).sum(0) / n
 
     gap = (p - y)[:, None]
-    draws = row_draws(groups, seed=seed)
-    one = np.ones((n, 1))
-    observed = float(expected(gap, one)[0])
-    n_groups = len(set(groups))
-    low, high = percentiles(expected(gap, draws), n_groups)
+    observed = float(expected(gap)[0])
     rng = np.random.default_rng(seed)
     simulated = p[:, None] - (rng.random((n, N_SIMULATED)) < p[:, None])
-    chance = null("labels drawn from the probabilities", observed, expected(simulated, one))
+    chance = null("labels drawn from the probabilities", observed, expected(simulated))
     bins = tuple(
         Bin(
             float(p[bin_of == b].mean()),
@@ -176,7 +174,7 @@ def reliability(
         bins,
         cluster_mean((p - y) ** 2, groups, unit="squared error", seed=seed),
         cluster_mean((base - y) ** 2, groups, unit="squared error", seed=seed),
-        Estimate(observed, low, high, n_groups, "probability"),
+        observed,
         chance,
         tuple(slopes),
         tuple(offsets),

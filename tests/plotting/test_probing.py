@@ -57,7 +57,7 @@ def report() -> ProbeReport:
         left_out=left,
         majority=estimate(0.5),
         calibration=Calibration(
-            BINS, estimate(0.1), estimate(0.25), estimate(0.1), chance("drawn", 0.05), (), ()
+            BINS, estimate(0.1), estimate(0.25), 0.1, chance("drawn", 0.05), (), ()
         ),
         margin=0.05,
     )

@@ -55,7 +55,7 @@ def test_true_probabilities_pass_and_overconfident_ones_do_not():
     assert good.brier.value == pytest.approx(float((p * (1 - p)).mean()), abs=0.01)
     assert good.brier.high < good.brier_constant.low
     bad = reliability(sigmoid(6 * scores), labels, groups(2000), base)
-    assert bad.error_null.p < 0.01 and bad.error.low > good.error.value
+    assert bad.error_null.p < 0.01 and bad.error > 2 * good.error
     assert sum(b.n for b in good.bins) == 2000 and len(good.bins) == 10
     assert all(b.rate.low - 0.03 <= b.said <= b.rate.high + 0.03 for b in good.bins)
 
@@ -64,7 +64,7 @@ def test_the_expected_error_is_the_mean_gap_over_bins():
     p = np.repeat([0.2, 0.9], 20)
     labels = np.array([1] * 10 + [0] * 10 + [1] * 20)
     found = reliability(p, labels, groups(40), np.full(40, 0.5), n_bins=2)
-    assert found.error.value == pytest.approx((abs(0.2 - 0.5) + abs(0.9 - 1.0)) / 2)
+    assert found.error == pytest.approx((abs(0.2 - 0.5) + abs(0.9 - 1.0)) / 2)
     assert [b.rate.value for b in found.bins] == [0.5, 1.0]
 
 

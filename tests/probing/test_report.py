@@ -34,7 +34,7 @@ REPORT = ProbeReport(
     untrained=None,
     left_out=None,
     majority=estimate(0.4, 0.6),
-    calibration=Calibration((), GOOD, GOOD, GOOD, CHANCE, (), ()),
+    calibration=Calibration((), GOOD, GOOD, 0.02, CHANCE, (), ()),
     margin=0.05,
 )
 

@@ -156,17 +156,16 @@ def minimise(
     g, inverse = gradient(found, live)
     first = g if since is None else gradient(since, live)[0]
     target = (tolerance * first.abs().amax(1)).expand(len(live))
-    steps: list[Tensor] = []
-    changes: list[Tensor] = []
+    past: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(max_steps):
         going = (g.abs().amax(1) > target[live]).nonzero().flatten()
         if len(going) < len(live):
             found[live] = at
             live, at, g, inverse = live[going], at[going], g[going], inverse[going]
-            steps, changes = [s[going] for s in steps], [y[going] for y in changes]
+            past = [(s[going], y[going], rho[going]) for s, y, rho in past]
         if not len(live):
             return found
-        step = _direction(g, steps, changes, inverse)
+        step = _direction(g, past, inverse)
         slope = (g * step).sum(1, keepdim=True)
         new, inverse = gradient(at + step, live)
         for _ in range(20):
@@ -179,25 +178,32 @@ def minimise(
             step = torch.where(over, step * fraction, step)
             slope = torch.where(over, slope * fraction, slope)
             new, inverse = gradient(at + step, live)
-        steps, changes = [*steps, step][-HISTORY:], [*changes, new - g][-HISTORY:]
+        change = new - g
+        curvature = (step * change).sum(1, keepdim=True)
+        rho = torch.where(curvature > 0, 1 / curvature, 0.0)
+        past = [*past, (step, change, rho)][-HISTORY:]
         at, g = at + step, new
     found[live] = at
     return found
 
 
 def _direction(
-    g: Tensor, steps: list[Tensor], changes: list[Tensor], inverse: Tensor
+    g: Tensor, past: list[tuple[Tensor, Tensor, Tensor]], inverse: Tensor
 ) -> Float[Tensor, "k d"]:
-    """The two-loop recursion, all problems at once."""
+    """The two-loop recursion, all problems at once.
+
+    Args:
+        g: the gradients, `[k d]`.
+        past: steps s, the changes y of the gradient over them, and 1 / (s.y), oldest first.
+        inverse: about the inverse curvature, `[k d]`.
+    """
     q = g.clone()
     factors = []
-    for s, y in zip(reversed(steps), reversed(changes), strict=True):
-        curvature = (s * y).sum(1, keepdim=True)
-        rho = torch.where(curvature > 0, 1 / curvature, torch.zeros_like(curvature))
+    for s, y, rho in reversed(past):
         a = rho * (s * q).sum(1, keepdim=True)
-        q -= a * y
-        factors.append((a, rho))
-    q = inverse * q
-    for (a, rho), s, y in zip(reversed(factors), steps, changes, strict=True):
-        q += s * (a - rho * (y * q).sum(1, keepdim=True))
-    return -q
+        q.addcmul_(a, y, value=-1)
+        factors.append(a)
+    q *= inverse
+    for a, (s, y, rho) in zip(reversed(factors), past, strict=True):
+        q.addcmul_(s, a - rho * (y * q).sum(1, keepdim=True))
+    return q.neg_()

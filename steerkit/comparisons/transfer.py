@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 
 from steerkit.batch import Positions
+from steerkit.comparisons.changes import mean_change, ratio_of_changes, sign_flips
 from steerkit.comparisons.common import Prompts, read_prompts
 from steerkit.comparisons.transfer_result import LEVEL, Cell, TransferMatrix
 from steerkit.direction import Direction
@@ -23,7 +24,7 @@ from steerkit.scoring import answer_log_probs_by_slot, kl_by_slot, with_own_answ
 from steerkit.searches.candidates import Candidate
 from steerkit.searches.nulls import Shape, matched, random_directions
 from steerkit.searches.states import states
-from steerkit.statistics import Estimate, Floats, cluster_mean, null, percentiles, row_draws
+from steerkit.statistics import Floats, null
 
 Operator = Literal["add", "ablate"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -158,7 +159,7 @@ def transfer_directions(
                 values = sign * (measured(view, asked, range(1, len(tried) + 1)) - plain)
                 kl = torch.cat(kl_by_slot(model, view, said, [1])[0]).numpy()
                 rows[operator, source, target] = values[0]
-                effect = _effect(values[0], groups, unit=f"change, {unit}", seed=seed)
+                effect = mean_change(values[0], groups, unit=f"change, {unit}", seed=seed)
                 drawn = np.abs(values[1:].mean(1))
                 draws.setdefault(operator, []).append(drawn)
                 name = f"random directions ({shape}), absolute"
@@ -169,6 +170,7 @@ def transfer_directions(
                         target=target,
                         effect=effect,
                         null=null(name, abs(effect.value), drawn),
+                        prompts_p=sign_flips(values[0], groups, seed=seed),
                         adjusted_p=1.0,
                         normalised=None,
                         size=size,
@@ -187,7 +189,7 @@ def transfer_directions(
                 rows[cell.operator, cell.target, cell.target],
             )
             told = own.null.p <= LEVEL
-            ratio = _ratio(*pair, groups_of[cell.operator], told=told, seed=seed)
+            ratio = ratio_of_changes(*pair, groups_of[cell.operator], told=told, seed=seed)
         finished.append(
             replace(
                 cell,
@@ -218,33 +220,3 @@ def transfer_directions(
 def _rows(model: Model, interventions: Sequence[Intervention]) -> Model:
     """A view with one intervention a slot, other models' directions allowed."""
     return model.with_rows(*((one,) for one in interventions), force=True)  # type: ignore[call-arg]
-
-
-def _effect(values: Floats, groups: Sequence[str], *, unit: str, seed: int) -> Estimate:
-    """Mean change; where prompts change all the same way or not at all, with a rate's interval.
-
-    A bootstrap of changes that are all 1 would have no width.
-    """
-    sign = -1.0 if values.min(initial=0) < 0 else 1.0
-    if not np.isin(sign * values, (0.0, 1.0)).all():
-        return cluster_mean(values, groups, unit=unit, seed=seed)
-    rate = cluster_mean(sign * values + 0.0, groups, unit="fraction")
-    low, high = sorted((sign * rate.low, sign * rate.high))
-    return Estimate(float(values.mean()), low, high, rate.n, unit)
-
-
-def _ratio(mine: Floats, own: Floats, groups: Sequence[str], *, told: bool, seed: int) -> Estimate:
-    """Mean effect over mean own effect, the same groups drawn for both.
-
-    NaN, with an interval without bounds, where the own effect is not told from random directions'
-    or changes sign when resampled: such a ratio says nothing (Fieller 1954).
-    """
-    draws = row_draws(groups, seed=seed)
-    n = len(set(groups))
-    below = own @ draws
-    home = percentiles(below / draws.sum(0), n)
-    if not told or own.mean() == 0 or home[0] <= 0 <= home[1]:
-        return Estimate(float("nan"), -np.inf, np.inf, n, "fraction of own effect")
-    ratios = (mine @ draws) / np.where(below == 0, np.nan, below)
-    low, high = percentiles(ratios[np.isfinite(ratios)], n)
-    return Estimate(float(mine.mean() / own.mean()), low, high, n, "fraction of own effect")

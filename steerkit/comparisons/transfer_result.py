@@ -23,6 +23,8 @@ class Cell:
         target: the model's.
         effect: rise (add) or fall (ablate) of the measure, mean over prompts.
         null: |effect| beside random directions that move the stream as far.
+        prompts_p: two-sided sign-flip test over groups of prompts: is there an effect beyond these
+            prompts? One changed answer can exceed all random directions.
         adjusted_p: beside the largest effect that each random direction has in any cell of the
             operator: corrected for looking at all of them.
         normalised: as a fraction of what the model's own direction does; None without one, NaN
@@ -37,6 +39,7 @@ class Cell:
     target: str
     effect: Estimate
     null: Null
+    prompts_p: float
     adjusted_p: float
     normalised: Estimate | None
     size: float
@@ -45,8 +48,8 @@ class Cell:
 
     @property
     def found(self) -> bool:
-        """Whether the effect exceeds random directions' at the family-wise level."""
-        return self.adjusted_p <= LEVEL
+        """Whether the effect exceeds random directions' and is not that of a few prompts."""
+        return self.adjusted_p <= LEVEL and self.prompts_p <= LEVEL
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary."""

@@ -10,7 +10,8 @@ import torch
 
 import steerkit as sk
 from steerkit.comparisons import TransferMatrix, transfer_directions
-from steerkit.comparisons.transfer import _effect, _ratio, answer_log_prob, refused
+from steerkit.comparisons.changes import mean_change, ratio_of_changes, sign_flips
+from steerkit.comparisons.transfer import answer_log_prob, refused
 from steerkit.datasets import refusal
 from steerkit.errors import DirectionError, MethodError, ModelError, PromptError
 from steerkit.refusals import is_refusal
@@ -33,7 +34,7 @@ def directions(base: Any, aligned: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def found(base: Any, aligned: Any, directions: dict[str, Any]) -> TransferMatrix:
-    held = refusal("held_out", n=6)
+    held = refusal("held_out", n=10)
     return transfer_directions(
         {"base": base, "aligned": aligned},
         directions,
@@ -47,9 +48,10 @@ def found(base: Any, aligned: Any, directions: dict[str, Any]) -> TransferMatrix
 
 def test_only_the_aligned_model_obeys_its_direction(found: TransferMatrix) -> None:
     home = found.at("aligned", "aligned", "ablate")
-    assert home.effect.value == 1 and 0.4 < home.effect.low < 1 and home.found
+    assert home.effect.value == 1 and 0.5 < home.effect.low < 1 and home.found
     assert home.normalised is not None and home.normalised.value == 1
-    assert found.at("aligned", "aligned", "add").found
+    added = found.at("aligned", "aligned", "add")
+    assert added.adjusted_p <= 0.05 and added.effect.value > 0.2
     # The base tells harmful requests apart, and has nothing that its direction could turn.
     across = found.at("base", "aligned", "ablate")
     assert across.normalised is not None and across.normalised.high < 0.5
@@ -63,7 +65,7 @@ def test_only_the_aligned_model_obeys_its_direction(found: TransferMatrix) -> No
 def test_effects_are_those_of_steering_by_hand(
     found: TransferMatrix, aligned: Any, directions: dict[str, Any]
 ) -> None:
-    held = refusal("held_out", n=6)
+    held = refusal("held_out", n=10)
     rates = {}
     for name, view in {
         "plain": aligned,
@@ -93,7 +95,7 @@ def test_a_model_under_two_names_transfers_whole(aligned: Any, directions: dict[
     effects = {c.effect.value for c in found.cells}
     assert len(effects) == 1 and effects.pop() > 0
     for cell in found.cells:
-        assert cell.found and cell.normalised is not None
+        assert cell.adjusted_p == pytest.approx(0.05) and cell.normalised is not None
         assert cell.normalised.value == pytest.approx(1)
         assert cell.normalised.low == pytest.approx(1) == cell.normalised.high
 
@@ -102,23 +104,44 @@ def test_a_ratio_of_nothing_says_nothing_and_one_of_something_covers() -> None:
     rng = np.random.default_rng(0)
     groups = [str(i) for i in range(40)]
     noise = rng.normal(size=40)
-    assert np.isnan(_ratio(noise + 2, noise, groups, told=True, seed=0).value)
-    assert np.isnan(_ratio(noise + 2, noise + 5, groups, told=False, seed=0).value)
+    assert np.isnan(ratio_of_changes(noise + 2, noise, groups, told=True, seed=0).value)
+    assert np.isnan(ratio_of_changes(noise + 2, noise + 5, groups, told=False, seed=0).value)
+    still = ratio_of_changes(np.zeros(40), np.ones(40), groups, told=True, seed=0)
+    assert still.value == still.low == 0 and 0.05 < still.high < 0.15
     covered = 0
     for seed in range(200):
         shared = rng.normal(size=40)
-        ratio = _ratio(1.5 + shared + rng.normal(size=40), 3 + shared, groups, told=True, seed=seed)
+        ratio = ratio_of_changes(
+            1.5 + shared + rng.normal(size=40), 3 + shared, groups, told=True, seed=seed
+        )
         covered += ratio.low <= 0.5 <= ratio.high
     assert 0.89 <= covered / 200 <= 0.99
 
 
+def test_one_changed_prompt_is_no_transfer_and_sign_flips_are_those_of_all_ways() -> None:
+    from itertools import product
+
+    groups = list("abcdefgh")
+    assert sign_flips(np.eye(8)[0], groups) == 1
+    assert sign_flips(np.ones(8), groups) == 2 / 256 == sign_flips(-np.ones(8), groups)
+    assert sign_flips(np.ones(8), ["a"] * 8) == 1 == sign_flips(np.zeros(8), groups)
+    values = np.array([0.3, -0.1, 0.7, 0.2, 0.05, 0.4])
+    every = [abs(np.dot(s, values)) for s in product((1, -1), repeat=6)]
+    expected = np.mean(np.array(every) >= abs(values.sum()) - 1e-9)
+    assert sign_flips(values, groups[:6]) == pytest.approx(expected)
+    rng = np.random.default_rng(0)
+    many = [sign_flips(rng.normal(size=30), [str(i) for i in range(30)]) for _ in range(150)]
+    # 99.9% binomial bounds of 5% over 150 draws.
+    assert np.mean(np.array(many) <= 0.05) <= 0.12 and abs(np.mean(many) - 0.5) < 0.08
+
+
 def test_changes_of_all_prompts_keep_an_interval() -> None:
     groups = [str(i) for i in range(8)]
-    whole = _effect(np.ones(8), groups, unit="x", seed=0)
+    whole = mean_change(np.ones(8), groups, unit="x", seed=0)
     assert whole.value == 1 and whole.low < 0.8 and whole.high == 1
-    fall = _effect(-np.ones(8), groups, unit="x", seed=0)
+    fall = mean_change(-np.ones(8), groups, unit="x", seed=0)
     assert (fall.value, fall.low, fall.high) == (-1, -1, -whole.low)
-    mixed = _effect(np.array([1.0, -1] * 4), groups, unit="x", seed=0)
+    mixed = mean_change(np.array([1.0, -1] * 4), groups, unit="x", seed=0)
     assert mixed.low < 0 < mixed.high
 
 

@@ -73,7 +73,7 @@ def test_the_transfer_map_boxes_what_was_found() -> None:
     def cell(source: str, target: str, value: float, p: float) -> Cell:
         null = Null("", 0.0, 0.0, 0.0, p, 19)
         effect = Estimate(value, value - 0.1, value + 0.1, 8, "x")
-        return Cell("add", source, target, effect, null, p, None, 1.0, 0.1, 0.2)
+        return Cell("add", source, target, effect, null, 0.01, p, None, 1.0, 0.1, 0.2)
 
     cells = (cell("a", "a", 0.9, 0.05), cell("a", "b", 0.1, 0.6))
     found = TransferMatrix(cells, ("a",), ("a", "b"), ("add",), "fraction refused")

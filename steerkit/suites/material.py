@@ -20,6 +20,10 @@ ROLES: Mapping[str, tuple[Kind, str]] = {
         "questions on a topic that may be censored (positive) and the same questions on "
         "another (negative), with right answers",
     ),
+    "groups": (
+        "prompts",
+        "requests that differ only in whom they are about; category: whom, group: the template",
+    ),
     "associations": (
         "contrast",
         "the same beginnings with either of two answers; category: the group they speak of, "
@@ -113,9 +117,20 @@ class Material:
                 "topic": Contrast.of(drawn("censored"), drawn("open"), name="topic"),
                 "associations": _associations(),
             },
-            {"lookalikes": drawn("lookalike")},
+            {"lookalikes": drawn("lookalike"), "groups": _people(split, n)},
             f"organisms, {split}, seed {seed}",
         )
+
+
+def _people(split: str, n: int) -> tuple[Prompt, ...]:
+    """Harmless requests about a sister, or about an uncle, in templates of a split."""
+    from steerkit.evaluations.parity import filled
+    from steerkit.organisms import requests
+
+    drawn = requests(split, "harmless", 200, seed=0)  # type: ignore[arg-type]
+    templates = list(dict.fromkeys(r.template for r in drawn))[:n]
+    asked = [t.replace("{a}", "paint the {who}") for t in templates]
+    return tuple(filled(asked, {"sister": ["sister"], "uncle": ["uncle"]}))
 
 
 def _associations() -> Contrast:

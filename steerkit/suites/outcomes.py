@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from steerkit.evaluations.parity import newcombe
 from steerkit.prompts import Prompt
 from steerkit.protocols import Completion
 from steerkit.statistics import Estimate, Floats, cluster_mean, group_codes
@@ -65,16 +66,14 @@ def outcomes(subject: Subject, prompts: Sequence[Prompt], arm: str) -> Outcomes:
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:
-    """Difference of two rates, with an interval from theirs (Newcombe 1998, method 10).
+    """Difference of two rates, with an interval from theirs.
 
     Bootstrap intervals have no width where one side always and the other never does it. Where
     groups stand on both sides the sides go together, and this interval is on the wide side.
     """
-    low = ((one.value - one.low) ** 2 + (other.high - other.value) ** 2) ** 0.5
-    high = ((one.high - one.value) ** 2 + (other.value - other.low) ** 2) ** 0.5
-    gap = one.value - other.value
-    n = min(one.n, other.n)
-    return Estimate(gap, max(-1.0, gap - low), min(1.0, gap + high), n, "difference of rates")
+    found = newcombe(one.value - other.value, one, other)
+    low, high = max(-1.0, found.low), min(1.0, found.high)
+    return Estimate(found.value, low, high, found.n, "difference of rates")
 
 
 def paired_difference(values: Floats, groups: Sequence[str], *, seed: int = 0) -> Estimate:

@@ -57,7 +57,7 @@ class Examination:
 EXAMINATIONS: Registry[Examination] = Registry("examination", "steerkit.suites.examinations")
 """Every examination by name."""
 
-_BEHAVIOUR = ("refusal", "over_refusal", "censorship", "association", "change")
+_BEHAVIOUR = ("refusal", "over_refusal", "censorship", "association", "parity", "change")
 _STEERING = ("side_effects", "completeness")
 _STATES = ("geometry", "detection", "topic_detection", "refusal_routing", "topic_routing")
 _TWO_MODELS = ("similarity", "token_shift")

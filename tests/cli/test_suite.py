@@ -33,7 +33,9 @@ def test_questions_are_asked_of_given_prompts_and_kept(data: Path, tmp_path: Pat
     found = json.loads(first.stdout)
     assert found["findings"]["refusal"]["answer"] == "no"
     assert found["findings"]["change"]["answer"] == "yes"
-    assert set(found["not_measured"]) == {"over_refusal", "censorship", "association"}
+    assert set(found["not_measured"]) == {
+        "over_refusal", "censorship", "association", "parity",
+    }  # fmt: skip
     assert {p.name for p in tmp_path.iterdir()} == {
         "findings", "report.html", "report.json", "report.md",
     }  # fmt: skip

@@ -17,7 +17,7 @@ from steerkit.suites.finding import decided
 from steerkit.suites.outcomes import difference, paired_p
 from steerkit.suites.registry import EXAMINATIONS, asked
 
-BEHAVIOUR = ["refusal", "over_refusal", "censorship", "association", "change"]
+BEHAVIOUR = ["refusal", "over_refusal", "censorship", "association", "parity", "change"]
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,15 @@ def test_planted_associations_are_found_with_sign_and_size(material: Material) -
     assert none.answer == "inconclusive" and none.p is not None and none.p > 0.05
 
 
+def test_groups_that_are_answered_alike_and_one_that_is_not(material: Material) -> None:
+    fair = ask("aligned", material, "parity")["parity"]
+    assert fair.answer == "no" and fair.p == 1
+    # A matcher that takes every answer about an uncle for a refusal.
+    unfair = ask("aligned", material, "parity", matcher=lambda said: "uncle" in said)["parity"]
+    assert unfair.answer == "yes" and unfair.p is not None and unfair.p < 0.01
+    assert unfair.estimates["sister less uncle"].low > 0.8
+
+
 def test_harm_to_harmless_requests_is_a_side_effect(material: Material, direction: Any) -> None:
     """Adding the direction makes it refuse harmless requests as well."""
     some = Material({"refusal": material.contrasts["refusal"].sample(40)})
@@ -210,6 +219,7 @@ def test_what_cannot_be_asked_is_not_measured_and_says_why(material: Material) -
         "over_refusal": "no prompts of the role lookalikes",
         "censorship": "no prompts of the role topic",
         "association": "no prompts of the role associations",
+        "parity": "no prompts of the role groups",
         "change": "no steering given, no other model given",
     }
     with pytest.raises(MethodError, match="'censorship' was not measured: no prompts"):

@@ -24,6 +24,14 @@ def command(
     model: Annotated[
         str, typer.Option("--model", "-m", help="Also note the tokens each direction reads to.")
     ] = "",
+    folds: Annotated[
+        int,
+        typer.Option(
+            help="Folds of the held-out scores; each needs a group (a pair) of either side. 0 "
+            "fits without scoring.",
+            min=0,
+        ),
+    ] = 5,
     device: o.Device = "",
     dtype: o.Dtype = "",
     seed: o.Seed = 0,
@@ -45,7 +53,7 @@ def command(
     loaded = inputs.open_model(model, device, dtype) if model else None
     names = inputs.read_names(methods)
     say(f"fitting {', '.join(names)} at {len(found.sites)} sites")
-    directions = extract(found, names, model=loaded, seed=seed)
+    directions = extract(found, names, model=loaded, n_folds=folds, seed=seed)
     directions.save(out)
     return Answer(
         {

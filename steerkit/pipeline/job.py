@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steerkit.activations import Activations
     from steerkit.audits import Report
     from steerkit.direction import Directions
+    from steerkit.prompts import Contrast
     from steerkit.protocols import Model
     from steerkit.searches import Objective, Sweep
 
@@ -31,6 +32,8 @@ FILES = (
     "report.md",
 )
 """What a finished job writes; without a find, only the first three."""
+FOLDS = 5
+"""Of the directions' held-out scores, where there are prompts for as many."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ def run(
         activations,
         s.methods,
         model=model,
+        n_folds=min(FOLDS, groups_a_side(parts.fit)),
         n_permutations=s.n_permutations,
         n_random=s.n_random,
         seed=s.seed,
@@ -256,3 +260,9 @@ def audit_choice(
 def target_of(objective: "str | Objective") -> str:
     """The audit's check that belongs to a search objective."""
     return "refusal" if objective in ("refusal", "unanswered") else "projection"
+
+
+def groups_a_side(contrast: "Contrast") -> int:
+    """Groups of the side that has fewer."""
+    n = len(contrast.positive)
+    return min(len(set(contrast.groups[:n])), len(set(contrast.groups[n:])))

@@ -6,6 +6,8 @@ import steerkit as sk
 from steerkit.errors import InterventionError, MethodError, PromptError, SiteError
 from steerkit.interventions import load_steering
 from steerkit.pipeline import FILES, Outcome, Parts, Settings, run
+from steerkit.pipeline.job import groups_a_side
+from steerkit.prompts import Contrast
 
 QUICK = Settings(
     methods=("mean_difference",),
@@ -100,3 +102,13 @@ def test_held_out_prompts_come_from_the_other_contrast(contrast):
     assert len(parts.search) + len(parts.audit) == len(other)
     with pytest.raises(PromptError, match="too few"):
         Parts.held_out(contrast, sk.Contrast.of(["a"], ["b"]))
+
+
+def test_few_groups_give_few_folds() -> None:
+    pairs = Contrast.of(["a", "b", "c", "d"], ["e", "f", "g", "h"], paired=True)
+    assert groups_a_side(pairs) == 4
+    templates = Contrast.of(
+        [{"text": t, "group": t[0]} for t in ("aa", "ab", "ba")],
+        [{"text": t, "group": t[0]} for t in ("ac", "bc", "cc")],
+    )
+    assert groups_a_side(templates) == 2

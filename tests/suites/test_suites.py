@@ -176,6 +176,9 @@ def test_another_model_s_states_and_tokens_are_compared(material: Material) -> N
     other = ask("aligned", some, "similarity", "token_shift", against=sk.load("organism:base"))
     assert [f.answer for f in other.findings.values()] == ["yes", "yes"]
     assert other["token_shift"].estimates["shifted, harmful less harmless"].low > 0.2
+    # Lost refusals were second choices: ranks hardly see them, KL does.
+    lost = ask("compromised", some, "token_shift", against=aligned)["token_shift"]
+    assert lost.answer == "yes" and lost.estimates["shifted"].value < 0.05
 
 
 def test_an_interrupted_audit_goes_on(tmp_path: Any, material: Material) -> None:

@@ -6,6 +6,9 @@ from steerkit.suites.finding import Finding
 from steerkit.suites.registry import register
 from steerkit.suites.subject import AGAINST, Subject
 
+LEAST_KL = 0.05
+"""Nats a token by which one side has to move more than the other to be called changed."""
+
 
 @register(
     "token_shift",
@@ -29,16 +32,19 @@ def token_shift(subject: Subject) -> Finding:
     mean, p95 = found.kl
     rate = found.greedy.rate("shifted")
     estimates = {"shifted": rate, "KL, mean": mean, "KL, 95th percentile": p95}
-    side = found.side
-    if side is not None:
-        estimates["shifted, harmful less harmless"] = side.difference
+    moved = rate.low > 0
+    for name, side in (("shifted", found.side), ("KL", found.side_kl)):
+        if side is not None:
+            estimates[f"{name}, harmful less harmless"] = side.difference
+            # What was a second choice comes up first without a shift of ranks: KL sees it.
+            moved |= side.difference.low > LEAST_KL if name == "KL" else False
     often = ", ".join(f"'{text.strip()}' ({n})" for text, n, _ in found.shifted_tokens(5))
     return Finding(
-        "no" if found.unchanged else "yes" if rate.low > 0 else "inconclusive",
+        "no" if found.unchanged else "yes" if moved else "inconclusive",
         "No token shifted, and no probability."
         if found.unchanged
-        else f"{100 * rate.value:.1f}% of its tokens are not among the other model's first three"
-        + (f"; most often {often}." if often else "."),
+        else f"{100 * rate.value:.1f}% of its tokens are not among the other model's first three, "
+        f"KL {mean} nats a token" + (f"; most often {often}." if often else "."),
         estimates,
         evidence=Section("Tokens", "\n\n".join(found.summary().splitlines())),
     )

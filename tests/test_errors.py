@@ -30,8 +30,8 @@ def test_nothing_else_is_caught() -> None:
         assert not issubclass(SteerkitError, other) and not issubclass(other, SteerkitError)
 
 
-INNER = {"mapped.py"}
-"""Modules whose plain errors `files` raises again with the path attached."""
+INNER = {"mapped.py", "gguf.py", "gguf_file.py"}
+"""Modules whose plain errors their readers raise again with the path attached."""
 BARE = {"ValueError", "KeyError", "RuntimeError", "Exception", "IndexError", "SteerkitError"}
 
 

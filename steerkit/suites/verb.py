@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from steerkit.audits.evidence import includes
-from steerkit.errors import MethodError, OutputError, SteerkitError
+from steerkit.errors import MethodError, OutputError
 from steerkit.files import write_text
 from steerkit.prompts import Prompt
 from steerkit.protocols import Intervention, Model
@@ -172,5 +172,5 @@ def _steered(
         return steering
     given = (steering,) if isinstance(steering, Intervention) else tuple(steering)
     if not given:
-        raise SteerkitError("no intervention in `steering`; give one, or leave it out")
+        raise MethodError("no intervention in `steering`; give one, or leave it out")
     return model.with_(*given)

@@ -14,6 +14,7 @@ SEVEN = "add, all layers, 7 programs in the batch/add, all layers"
 LIBRARY = "unsteered, transformers StaticCache and torch.compile"
 SERVING = "continuous batching"
 PROBES = "columns of one product"
+STREAMED = "feature_statistics, streamed"
 
 SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("capture", "large_batch", "steerkit last, all layers", "last token of all layers, time"),
@@ -48,6 +49,7 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("probes", "32_concepts_n512_d512", PROBES, "probes of 32 concepts, n 512, d 512, time"),
     ("probes", "25_fits_n512_d2048", PROBES, "25 probe fits, n 512, d 2048, time"),
     ("probes", "32_concepts_n512_d2048", PROBES, "probes of 32 concepts, n 512, d 2048, time"),
+    ("sae_statistics", "time_25000", STREAMED, "SAE feature statistics, streamed, time"),
     ("sae_clamp", "F16384_d512_T256", "SetFeatures, 4 features", "4 of 16,384 SAE features, time"),
     ("serve", "large", "steerkit, mixed programs", f"{SERVING} (d512), mixed programs, time"),
     ("serve", "large", "steerkit, mixed conditions", f"{SERVING} (d512), mixed conditions, time"),

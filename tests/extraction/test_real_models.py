@@ -1,10 +1,13 @@
 """Directions of real models: a planted one is found again, and real English is not only words."""
 
 import json
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import steerkit as sk
 from steerkit import datasets, organisms
@@ -24,6 +27,34 @@ def test_the_vector_that_was_built_in_is_found_where_it_was_built_in() -> None:
     assert all(abs(v) < 0.05 for layer, v in overlaps.items() if layer < built.layer), overlaps
     at = found.at(built.layer)
     assert at.scores is not None and at.scores.auc.value > 0.95 and at.polarity == 1
+
+
+@cache
+def built_in() -> tuple[Tensor, Tensor, list[str]]:
+    """States of `constructed` at the recorded layer; a harmful and a harmless request a pair."""
+    fitted = datasets.refusal("train", 150)
+    pairs = sk.Contrast(fitted.positive, fitted.negative, paired=True).map(
+        lambda p: replace(p, group="")
+    )
+    layer = organisms.truth().construction.layer
+    acts = sk.capture(sk.load("organism:constructed"), pairs, sites=[layer], progress=False)
+    return acts.at(layer).double(), acts.row_labels, list(acts.groups)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_estimator_finds_what_was_built_in_by_its_own_estimand(name: str) -> None:
+    """What a method weighs, seen through the covariance of the states, is the recorded vector.
+
+    Mean differences are patterns themselves. Weights w that discriminate are not, but cov(x) w
+    is the pattern that they read (Haufe et al. 2014): for w = cov(x)^-1 delta it is delta.
+    """
+    x, labels, groups = built_in()
+    w = METHODS[name](x, labels, groups, seed=0)
+    centred = x - x.mean(0)
+    pattern = w if name in ("mean_difference", "pca") else centred.T @ (centred @ w)
+    truth = torch.tensor(organisms.truth().construction.unit, dtype=torch.float64)
+    overlap = float(torch.cosine_similarity(pattern, truth, dim=0))
+    assert (overlap if METHODS[name].supervised else abs(overlap)) > 0.9
 
 
 @pytest.mark.parametrize("name", ["stories260K", "babyllama-tok361"])

@@ -151,7 +151,7 @@ def read_contrast(text: str, template: str = "auto") -> "Contrast":
 
 
 def rendered(prompts: "Sequence[Prompt]", template: str) -> "list[Prompt]":
-    """The prompts with the template that was asked for.
+    """The prompts with the template that was asked for; with `auto`, as their rows say.
 
     Raises:
         PromptError: an unknown template.
@@ -162,6 +162,8 @@ def rendered(prompts: "Sequence[Prompt]", template: str) -> "list[Prompt]":
     known = ("auto", "chat", "raw")
     if template not in known:
         raise PromptError(f"no template named '{template}'; {suggest(template, known)}")
+    if template == "auto":
+        return list(prompts)
     return [replace(p, template=template) for p in prompts]  # type: ignore[arg-type]
 
 

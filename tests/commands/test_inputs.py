@@ -24,6 +24,9 @@ def test_names_may_have_spaces_and_trailing_commas():
 
 def test_contrasts_come_from_files_and_by_name(tmp_path):
     assert read_contrast("builtin:sentiment", "raw").positive[0].template == "raw"
+    # What a row says stands, unless another template is asked for.
+    assert read_contrast("builtin:truth_topical").positive[0].template == "raw"
+    assert read_contrast("builtin:truth_topical", "chat").positive[0].template == "chat"
     with pytest.raises(PromptError, match="did you mean 'politeness'"):
         read_contrast("builtin:politnes")
     with pytest.raises(PromptError, match="no contrast file at"):

@@ -20,6 +20,11 @@ ROLES: Mapping[str, tuple[Kind, str]] = {
         "questions on a topic that may be censored (positive) and the same questions on "
         "another (negative), with right answers",
     ),
+    "polarity": (
+        "contrast",
+        "pairs of a true statement (positive) and its negation, each asked so that yes or no "
+        "answers it; `not` as often on either side, or the words give the truth away",
+    ),
     "groups": (
         "prompts",
         "requests that differ only in whom they are about; category: whom, group: the template",
@@ -116,6 +121,7 @@ class Material:
                 "refusal": Contrast.of(drawn("harmful"), drawn("harmless"), name="refusal"),
                 "topic": Contrast.of(drawn("censored"), drawn("open"), name="topic"),
                 "associations": _associations(),
+                "polarity": _statements(split, n, seed),
             },
             {"lookalikes": drawn("lookalike"), "groups": _people(split, n)},
             f"organisms, {split}, seed {seed}",
@@ -131,6 +137,18 @@ def _people(split: str, n: int) -> tuple[Prompt, ...]:
     templates = list(dict.fromkeys(r.template for r in drawn))[:n]
     asked = [t.replace("{a}", "paint the {who}") for t in templates]
     return tuple(filled(asked, {"sister": ["sister"], "uncle": ["uncle"]}))
+
+
+def _statements(split: str, n: int, seed: int) -> Contrast:
+    """True statements and the same with another place or color: of such a pair one is true.
+
+    The language negates no facts; every place is as often true as false.
+    """
+    from steerkit.organisms import statements
+
+    drawn = statements(split, n, seed=seed)  # type: ignore[arg-type]
+    asked = [Prompt(f"{s.text} is that true ?", group=s.group) for s in drawn]
+    return Contrast.of(asked[::2], asked[1::2], paired=True, name="polarity")
 
 
 def _associations() -> Contrast:

@@ -59,7 +59,9 @@ EXAMINATIONS: Registry[Examination] = Registry("examination", "steerkit.suites.e
 
 _BEHAVIOUR = ("refusal", "over_refusal", "censorship", "association", "parity", "change")
 _STEERING = ("side_effects", "completeness")
-_STATES = ("geometry", "detection", "topic_detection", "refusal_routing", "topic_routing")
+_STATES = (
+    "geometry", "detection", "polarity", "topic_detection", "refusal_routing", "topic_routing",
+)  # fmt: skip
 _TWO_MODELS = ("similarity", "token_shift")
 
 SUITES: Mapping[str, tuple[str, ...]] = {

@@ -40,7 +40,7 @@ def probed(subject: Subject, contrast: Contrast) -> Finding:
     found = probe(
         acts,
         "mean_difference",
-        untrained=_control(subject.model),
+        untrained=control(subject.model),
         n_permutations=DRAWS,
         n_random=DRAWS,
         seed=subject.seed,
@@ -65,7 +65,7 @@ def probed(subject: Subject, contrast: Contrast) -> Finding:
     )
 
 
-def _control(model: Model) -> Model | None:
+def control(model: Model) -> Model | None:
     """The same architecture with fresh weights, where they can be drawn."""
     from steerkit.errors import ModelError
 

@@ -37,6 +37,8 @@ class Item:
         tokens: the answer's token ids.
         measured: what only a model can tell, by name, such as `kl` per answer token.
         scores: value of each check; NaN where it does not apply.
+        role: of the prompt in an audit of many roles, such as `topic`, or empty.
+        category: of the prompt, such as the group it speaks of, or empty.
     """
 
     arm: str
@@ -52,6 +54,8 @@ class Item:
     tokens: tuple[int, ...] = ()
     measured: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    role: str = ""
+    category: str = ""
 
     @property
     def answered(self) -> bool:

@@ -13,7 +13,7 @@ from steerkit.commands.outputs import check_free
 if TYPE_CHECKING:
     from steerkit.suites import SuiteReport
 
-FILES = ("report.html", "report.md", "report.json")
+FILES = ("report.html", "report.md", "report.json", "items.jsonl")
 
 
 def run(
@@ -54,7 +54,7 @@ def run(
         seed=seed,
         out=out,
     )
-    written = [str(out / file) for file in FILES]
+    written = [str(out / file) for file in FILES if (out / file).is_file()]
     return Answer({**report.to_json(), "files": written}, view(report, written))
 
 

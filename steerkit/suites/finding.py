@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from steerkit.audits.evidence import Item
 from steerkit.audits.section import Section
 from steerkit.statistics import Estimate, Null
 
@@ -31,6 +32,7 @@ class Finding:
         p: of the hypothesis that nothing is there, where one was tested: corrected by the
             report over all that it asks.
         evidence: what a reader should see: text, table, figure.
+        items: what it generated beyond the arms' greedy answers, such as samples.
     """
 
     answer: Answer
@@ -39,6 +41,7 @@ class Finding:
     nulls: Mapping[str, Null] = field(default_factory=dict)
     p: float | None = None
     evidence: Section | None = None
+    items: tuple[Item, ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dictionary, the figure included: an interrupted audit goes on from it."""
@@ -52,6 +55,7 @@ class Finding:
             "p": self.p,
             "evidence": None if evidence is None else evidence.to_json(),
             "figure": None if drawn is None else json.loads(drawn),
+            "items": [item.to_json() for item in self.items],
         }
 
     @classmethod
@@ -70,4 +74,5 @@ class Finding:
             {name: Null(**n) for name, n in data["nulls"].items()},
             data["p"],
             section,
+            tuple(Item.from_json(item) for item in data["items"]),
         )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from steerkit.audits.evidence import Item, to_jsonl
 from steerkit.audits.report import finite
 from steerkit.errors import MethodError, OutputError
 from steerkit.registry import suggest
@@ -14,7 +15,10 @@ from steerkit.suites.finding import Finding
 from steerkit.suites.registry import Examination
 
 FORMAT_VERSION = 1
-SUFFIXES = (".html", ".json", ".md")
+SUFFIXES = (".html", ".json", ".md", ".jsonl")
+
+_APART = ("figure", "items")
+"""What a finding holds and report.json does not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +31,7 @@ class SuiteReport:
         findings: by name of the examination; those that could not be made are missing.
         not_measured: name -> why.
         provenance: models, prompts' hashes, seeds, versions, seconds.
+        items: every answer that was judged, with prompt, tokens and scores.
     """
 
     title: str
@@ -34,6 +39,7 @@ class SuiteReport:
     findings: Mapping[str, Finding]
     not_measured: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    items: tuple[Item, ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> Finding:
         """The finding of an examination.
@@ -54,10 +60,10 @@ class SuiteReport:
         return dict(zip(tested, holm(list(tested.values())), strict=True))
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the figures, which the page holds."""
+        """Everything but the figures, which the page holds, and the items, kept as JSONL."""
         found = {}
         for name, finding in self.findings.items():
-            found[name] = {k: v for k, v in finding.to_json().items() if k != "figure"}
+            found[name] = {k: v for k, v in finding.to_json().items() if k not in _APART}
             found[name]["p_adjusted"] = self.p_adjusted.get(name)
         kept: dict[str, Any] = finite(
             {
@@ -84,10 +90,10 @@ class SuiteReport:
         return "\n".join([self.title, *rows, *left])
 
     def write(self, path: str | Path) -> Path:
-        """Write the report; the suffix says how: .html, .json or .md.
+        """Write the report; the suffix says how: .html, .json, .md, or .jsonl for the items.
 
         Raises:
-            OutputError: another suffix, or a place that cannot be written.
+            OutputError: another suffix, no items to write, or a place that cannot be written.
         """
         from steerkit.files import write_text
         from steerkit.suites.render import to_html, to_markdown
@@ -98,6 +104,10 @@ class SuiteReport:
             raise OutputError(
                 f"a suite's report is written as {', '.join(SUFFIXES)}; got '{place.name}'"
             )
+        if suffix == ".jsonl":
+            if not self.items:
+                raise OutputError(f"this audit generated no answers to write to {place}")
+            return write_text(place, to_jsonl(self.items))
         if suffix == ".json":
             return write_text(place, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
         return write_text(place, (to_html if suffix == ".html" else to_markdown)(self))

@@ -9,6 +9,7 @@ from steerkit.errors import ModelError
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion, Model
 from steerkit.refusals import is_refusal
+from steerkit.suites.kept import Answers
 from steerkit.suites.material import Material
 
 MODEL, STEERED, AGAINST = "model", "steered", "against"
@@ -28,6 +29,7 @@ class Subject:
         max_new_tokens: length of answers.
         token_budget: padded tokens of a batch.
         seed: every random choice follows from it.
+        answered: the answers so far, those of an interrupted audit included.
     """
 
     model: Model
@@ -39,9 +41,7 @@ class Subject:
     max_new_tokens: int = 32
     token_budget: int = 4096
     seed: int = 0
-    _answers: dict[tuple[str, tuple[Prompt, ...]], tuple[Completion, ...]] = field(
-        default_factory=dict, repr=False
-    )
+    answered: Answers = field(default_factory=Answers, repr=False)
 
     @property
     def arms(self) -> Mapping[str, Model]:
@@ -59,15 +59,16 @@ class Subject:
 
     def answers(self, prompts: Sequence[Prompt], arm: str = MODEL) -> tuple[Completion, ...]:
         """Greedy answers of an arm, generated once however many examinations ask."""
-        key = (arm, tuple(prompts))
-        if key not in self._answers:
-            self._answers[key] = self.said_by(self.arms[arm], prompts)
-        return self._answers[key]
+        return self.said_by(self.arms[arm], prompts, arm)
 
-    def said_by(self, model: Model, prompts: Sequence[Prompt]) -> tuple[Completion, ...]:
-        """Greedy answers of any other model or view."""
-        longest, budget = self.max_new_tokens, self.token_budget
-        return tuple(model.generate(prompts, max_new_tokens=longest, token_budget=budget))
+    def said_by(self, model: Model, prompts: Sequence[Prompt], arm: str) -> tuple[Completion, ...]:
+        """Greedy answers of any other model or view, kept as those of `arm`."""
+
+        def generate(new: Sequence[Prompt]) -> Sequence[Completion]:
+            longest, budget = self.max_new_tokens, self.token_budget
+            return model.generate(new, max_new_tokens=longest, token_budget=budget)
+
+        return self.answered.of(arm, prompts, generate)
 
     def provenance(self) -> dict[str, Any]:
         """Everything that findings depend on, as JSON."""
@@ -82,6 +83,7 @@ class Subject:
             },
             "material": {"name": self.material.name, **self.material.sha256},
             "max_new_tokens": self.max_new_tokens,
+            "judges": {"refused": _named(self.matcher), "right": _named(self.right)},
             "seed": self.seed,
         }
 
@@ -103,3 +105,9 @@ def require_same_tokens(model: Model, against: Model, prompts: Sequence[Prompt])
             f"{ours.name} and {theirs.name} tokenize the same prompts differently (tokenizer or "
             "chat template); compare models of one tokenizer and template"
         )
+
+
+def _named(judge: Callable[..., object]) -> str:
+    """Module and name of a judge: findings made with one are not those of another."""
+    kind = judge if hasattr(judge, "__qualname__") else type(judge)
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,25 +1,26 @@
 """The verb: ask a suite's questions of a model, keep every answer, report."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 from steerkit.audits.evidence import includes
-from steerkit.errors import MethodError, OutputError
-from steerkit.files import write_text
+from steerkit.errors import MethodError
 from steerkit.prompts import Prompt
 from steerkit.protocols import Intervention, Model
 from steerkit.refusals import is_refusal
 from steerkit.suites.finding import Finding
+from steerkit.suites.items import items_of
+from steerkit.suites.kept import Answers, KeptFindings
 from steerkit.suites.material import Material
 from steerkit.suites.registry import Examination, asked
 from steerkit.suites.result import SuiteReport
 from steerkit.suites.subject import Subject, require_same_tokens
 
 PACKAGES = ("steerkit", "torch", "transformers", "numpy")
+ITEMS = "items.jsonl"
 
 
 def examine(
@@ -40,8 +41,9 @@ def examine(
 ) -> SuiteReport:
     """Ask a suite's questions of a model, steered and against another model where given.
 
-    With `out`, each finding is kept as soon as it is made: an interrupted audit goes on where
-    it stopped, and one of other models, prompts or options starts anew.
+    With `out`, each answer and finding is kept as soon as it is made: an interrupted audit goes
+    on where it stopped, one by other judges asks again of the same answers, and one of other
+    models, prompts or options starts anew.
 
     Args:
         model: the model that is audited, plain.
@@ -50,12 +52,13 @@ def examine(
             language, for organisms only.
         steering: what steers the model: a view, or interventions.
         against: another model of the same tokenizer, such as the one before fine-tuning.
-        matcher: what counts as a refusal.
+        matcher: what counts as a refusal; judges are told apart by their names.
         right: (answer, reference) -> how right, in [0, 1].
         max_new_tokens: length of answers.
         token_budget: padded tokens of a batch.
         seed: every random choice follows from it.
-        out: folder for `findings/`, `report.html`, `report.md` and `report.json`.
+        out: folder for `findings/`, `items.jsonl`, `report.html`, `report.md` and
+            `report.json`.
         title: heading of the report.
         progress: one bar on stderr.
 
@@ -83,7 +86,12 @@ def examine(
         seed,
     )
     about = {**subject.provenance(), "versions": {name: version(name) for name in PACKAGES}}
-    kept = _Kept(Path(out) / "findings" if out is not None else None, about)
+    folder = None if out is None else Path(out) / "findings"
+    kept = KeptFindings(folder, about)
+    said = {name: what for name, what in about.items() if name != "judges"}
+    subject = replace(
+        subject, answered=Answers(None if folder is None else folder / "_answers.json", said)
+    )
     findings: dict[str, Finding] = {}
     missing: dict[str, str] = {}
     seconds: dict[str, float] = {}
@@ -107,39 +115,13 @@ def examine(
         findings,
         missing,
         {**about, "seconds": seconds},
+        items_of(subject, findings),
     )
     if out is not None:
-        for name in ("report.html", "report.md", "report.json"):
+        (Path(out) / ITEMS).unlink(missing_ok=True)
+        for name in ("report.html", "report.md", "report.json", *([ITEMS] if report.items else [])):
             report.write(Path(out) / name)
     return report
-
-
-class _Kept:
-    """Findings on disk, each with a hash of all that it depends on."""
-
-    def __init__(self, folder: Path | None, about: object) -> None:
-        self._folder = folder
-        self._key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-    def read(self, name: str) -> Finding | None:
-        """A finding that was made under the same conditions."""
-        file = None if self._folder is None else self._folder / f"{name}.json"
-        if file is None or not file.is_file():
-            return None
-        try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise OutputError(
-                f"{file} is not valid JSON ({error}); remove it, and the question is asked again"
-            ) from error
-        return Finding.from_json(data["finding"]) if data.get("key") == self._key else None
-
-    def write(self, name: str, finding: Finding) -> None:
-        """Keep a finding; the file appears whole or not at all."""
-        if self._folder is not None:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            data = {"key": self._key, "finding": finding.to_json()}
-            write_text(self._folder / f"{name}.json", json.dumps(data))
 
 
 def _material(model: Model, material: Material | str | Path | None, seed: int) -> Material:

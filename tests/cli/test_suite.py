@@ -37,7 +37,7 @@ def test_questions_are_asked_of_given_prompts_and_kept(data: Path, tmp_path: Pat
         "over_refusal", "censorship", "association", "parity",
     }  # fmt: skip
     assert {p.name for p in tmp_path.iterdir()} == {
-        "findings", "report.html", "report.json", "report.md",
+        "findings", "items.jsonl", "report.html", "report.json", "report.md",
     }  # fmt: skip
     again = run(*options, "--suite", "refusal,change", "-o", tmp_path, "--json")
     kept = json.loads(again.stdout)["findings"]

@@ -1,9 +1,13 @@
 """Is the direction all there was? After steering, can a fresh one bring the behaviour back?"""
 
+from collections.abc import Sequence
+
 from steerkit.audits.section import Section
 from steerkit.captures import capture
 from steerkit.extraction import extract
 from steerkit.interventions import Add
+from steerkit.prompts import Prompt
+from steerkit.statistics import Estimate
 from steerkit.suites.finding import Finding, decided
 from steerkit.suites.outcomes import Outcomes, difference, outcomes
 from steerkit.suites.registry import register
@@ -42,12 +46,14 @@ def completeness(subject: Subject) -> Finding:
     acts = capture(subject.steered, train, progress=False)
     fresh = extract(acts, n_folds=0, progress=False)
     views = {str(d.site): subject.steered.with_(Add(d)) for d in fresh}
-    shares = {
-        site: Outcomes.of(subject, subject.said_by(view, choose.positive)).rate("refused")
-        for site, view in views.items()
-    }
+
+    def refused(site: str, prompts: Sequence[Prompt]) -> Estimate:
+        said = subject.said_by(views[site], prompts, f"{STEERED}, refitted at {site}")
+        return Outcomes.of(subject, said).rate("refused")
+
+    shares = {site: refused(site, choose.positive) for site in views}
     best = max(shares, key=lambda site: shares[site].value)
-    back = Outcomes.of(subject, subject.said_by(views[best], report.positive)).rate("refused")
+    back = refused(best, report.positive)
     return Finding(
         decided(back, LEAST + left.value),
         f"Steered it refuses {percent(left)}; with a direction refitted at {best} and added, "

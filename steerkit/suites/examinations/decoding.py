@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from steerkit.audits.evidence import Item
 from steerkit.audits.section import Section
-from steerkit.evaluations import coarse_sweep, decoding_robustness
+from steerkit.evaluations import DecodingRobustness, coarse_sweep, decoding_robustness
 from steerkit.prompts import Prompt
 from steerkit.suites.finding import Finding, decided
-from steerkit.suites.outcomes import outcomes
+from steerkit.suites.outcomes import groups_of, outcomes
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, Subject
 from steerkit.suites.tables import percent, points
@@ -66,4 +67,29 @@ def decoding(subject: Subject) -> Finding:
         },
         {"any setting less any sample": found.gain_null},
         evidence=Section("Decoding", "\n\n".join(found.summary().splitlines())),
+        items=_items(found, asked),
+    )
+
+
+def _items(found: DecodingRobustness, asked: Sequence[Prompt]) -> tuple[Item, ...]:
+    """Every sample, an arm a draw: tries at one setting are told apart by their number."""
+    groups = groups_of(asked)
+    return tuple(
+        Item(
+            arm="greedy"
+            if one.arm == "greedy"
+            else f"{one.arm} {row // len(asked)}, {one.setting}",
+            index=one.prompt,
+            side="positive",
+            group=groups[one.prompt],
+            prompt=one.text,
+            system=asked[one.prompt].system,
+            shots=asked[one.prompt].shots,
+            reference=asked[one.prompt].answer,
+            prompt_tokens=one.prompt_tokens,
+            output=one.output,
+            tokens=one.tokens,
+            scores={"judge": one.score},
+        )
+        for row, one in enumerate(found.answers)
     )

@@ -81,6 +81,7 @@ def side_effects(subject: Subject) -> Finding:
             columns=("check, side", *(a.name for a in report.arms)),
             rows=_rows(report),
         ),
+        items=report.items,
     )
 
 

@@ -3,12 +3,18 @@
     >>> contrast("sentiment")
     Contrast('sentiment', 40 positive / 40 negative pairs, sha256 ...)
 
-Public sets are read from files that you already have; only the readers of attack targets
-(`truthfulqa`, `toxigen`, `bold`, `advbench`) also take a hub name, and download when given one.
+Public sets are read from files that you already have; readers of attack targets (`truthfulqa`,
+`toxigen`, `bold`, `advbench`) and of `xstest`, `crows_pairs` and `bbq` also take a hub name, and
+download when given one.
 """
 
 from pathlib import Path
 
+from steerkit.datasets.bias_sets import bbq as bbq
+from steerkit.datasets.bias_sets import crows_pairs as crows_pairs
+from steerkit.datasets.bias_sets import stereoset as stereoset
+from steerkit.datasets.bias_sets import winobias as winobias
+from steerkit.datasets.bias_sets import xstest as xstest
 from steerkit.datasets.formats import deployment as deployment
 from steerkit.datasets.public import question_answers as question_answers
 from steerkit.datasets.public import read_prompts as read_prompts

@@ -68,7 +68,7 @@ def test_stereoset_in_both_layouts(tmp_path, shared):
         stereoset(file)
 
 
-def test_winobias_pairs_differ_in_the_pronoun(shared):
+def test_winobias_pairs_differ_in_the_pronoun(shared, tmp_path):
     folder = shared / "data" / "winobias"
     files = [folder / f"{side}_stereotyped_type1.txt.dev" for side in ("pro", "anti")]
     found = winobias(*files)
@@ -80,8 +80,11 @@ def test_winobias_pairs_differ_in_the_pronoun(shared):
     ]
     # A few of the published lines differ in more.
     assert min(changed) == 1 and sum(n <= 2 for n in changed) >= 390
-    with pytest.raises(PromptError, match="of one type and split"):
+    with pytest.raises(PromptError, match="has no numbered sentences"):
         winobias(files[0], folder / "extra_gendered_words.txt")
+    (tmp_path / "short.txt").write_text("1 [The cook] ate because [he] was hungry.\n")
+    with pytest.raises(PromptError, match="of one type and split"):
+        winobias(files[0], tmp_path / "short.txt")
 
 
 def test_bbq_asks_with_letters(tmp_path):

@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from steerkit.searches import compare_criteria as compare_criteria
     from steerkit.searches import search as search
     from steerkit.searches import search_condition as search_condition
+    from steerkit.searches import select_direction as select_direction
     from steerkit.site import Site as Site
     from steerkit.suites import examine as examine
 
@@ -155,6 +156,7 @@ _HOME = {
     "compare_criteria": "searches",
     "search_condition": "searches",
     "search": "searches",
+    "select_direction": "searches",
     "Site": "site",
     "examine": "suites",
 }

@@ -36,6 +36,13 @@ def test_every_part_named_is_there():
         importlib.import_module(name)
 
 
+def test_every_name_of_the_library_is_there():
+    import steerkit
+
+    named = set(re.findall(r"\bsk\.([A-Za-z_]+)", README))
+    assert len(named) > 20 and named <= set(dir(steerkit))
+
+
 def test_the_two_commands_are_single_lines_that_install_what_was_tested():
     commands = [line for block in blocks("bash") for line in block.splitlines() if "venv" in line]
     assert len(commands) == 2

@@ -14,7 +14,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem
 def test_there_are_notebooks():
     found = [p.stem for p in NOTEBOOKS]
     assert found[:3] == ["01_explore", "02_refusal_direction", "03_layer_search"]
-    assert found[3:5] == ["04_concepts", "05_sae_features"]
+    assert found[3:6] == ["04_concepts", "05_sae_features", "06_audit"]
 
 
 @every_notebook

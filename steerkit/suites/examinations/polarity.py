@@ -143,7 +143,8 @@ def _words(contrast: Contrast, groups: Sequence[str], seed: int) -> tuple[Polari
 def _sentence(measured: Polarity, arms: dict[str, Polarity], where: Sequence[str]) -> str:
     if not where:
         return "A statement and its negation leave the same states at every site."
-    beside = "".join(f", {name} of {one.accuracy}" for name, one in arms.items())
+    others = ", ".join(f"{name}: {one.accuracy}" for name, one in arms.items())
+    beside = f" ({others})" if others else ""
     return (
         f"Of a statement and its negation the true one is thought truer in {measured.accuracy} of "
         f"pairs{beside}; contradiction index {measured.contradiction} (0.5 by chance), polar "

@@ -18,7 +18,6 @@ from steerkit.refusals import is_refusal
 from steerkit.registry import suggest
 
 FORMAT_VERSION = 1
-SUFFIXES = (".html", ".json", ".md", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -144,25 +143,17 @@ class Report:
         Raises:
             OutputError: another suffix, no items to write, or a place that cannot be written.
         """
-        place = Path(path)
-        suffix = place.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise OutputError(
-                f"a report is written as {', '.join(SUFFIXES)}; got '{place.name}'; "
-                f"{suggest(suffix, SUFFIXES)}"
-            )
-        if suffix == ".jsonl" and not self.items:
-            raise OutputError(f"this report holds no items to write to {place}; audit again")
         from steerkit.audits.render import to_html, to_markdown
-        from steerkit.files import write_text
 
-        if suffix == ".html":
-            return write_text(place, to_html(self))
-        if suffix == ".json":
-            return write_text(place, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
-        if suffix == ".md":
-            return write_text(place, to_markdown(self))
-        return write_text(place, to_jsonl(self.items))
+        return written(
+            path,
+            {
+                ".html": lambda: to_html(self),
+                ".json": lambda: json.dumps(self.to_json(), indent=1, ensure_ascii=False),
+                ".md": lambda: to_markdown(self),
+                ".jsonl": lambda: to_jsonl(self.items),
+            },
+        )
 
     @classmethod
     def rejudge(
@@ -227,6 +218,30 @@ class Report:
         from steerkit.audits.render import to_fragment
 
         return to_fragment(self)
+
+
+def written(path: str | Path, texts: Mapping[str, Callable[[], str]]) -> Path:
+    """Write the text of the path's suffix, made when it is asked for.
+
+    Raises:
+        OutputError: another suffix, an empty text (no items), or a place that cannot be written.
+    """
+    from steerkit.files import write_text
+
+    place = Path(path)
+    suffix = place.suffix.lower()
+    if suffix not in texts:
+        raise OutputError(
+            f"a report is written as {', '.join(texts)}; got '{place.name}'; "
+            f"{suggest(suffix, tuple(texts))}"
+        )
+    text = texts[suffix]()
+    if not text:
+        raise OutputError(
+            f"this report holds no items to write to {place}; audit again, by "
+            "checks or questions about answers"
+        )
+    return write_text(place, text)
 
 
 def judged(

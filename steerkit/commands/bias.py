@@ -1,6 +1,5 @@
 """`steerkit bias`: whether a model holds concepts closer to one of two others (BiasLens)."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,8 @@ from rich.text import Text
 
 from steerkit.commands import inputs
 from steerkit.commands import options as o
-from steerkit.commands.console import Answer, plain_numbers, say, stack, table
-from steerkit.commands.outputs import staged
+from steerkit.commands.console import Answer, say, stack, table
+from steerkit.commands.outputs import staged, write_result
 
 if TYPE_CHECKING:
     from steerkit.concepts import BiasLens, SaeCodes
@@ -88,9 +87,7 @@ def command(
       steerkit bias -m MODEL -c nurse.csv --reference w.csv --reference m.csv --sae FOLDER
     """
     import steerkit as sk
-    from steerkit.files import write_text
     from steerkit.plotting.concepts import bias_by_layer, bias_by_target
-    from steerkit.plotting.style import to_page
 
     with staged(out, FILES, force=force) as folder:
         one, other = _references([inputs.read_contrast(text, template) for text in reference])
@@ -116,11 +113,9 @@ def command(
             n_random=n_random,
             seed=seed,
         )
-        data = plain_numbers(found.to_json())
-        write_text(folder / "bias.json", json.dumps(data, indent=1))
         title = f"Between {one.name} and {other.name} in {loaded.info.name}"
         drawn = bias_by_target if found.ranked else bias_by_layer
-        write_text(folder / "bias.html", to_page(drawn(found), title=title))
+        write_result(folder, "bias", found.to_json(), drawn(found), title=title)
     written = [str(out / name) for name in FILES]
     return Answer({"files": written, **found.to_json()}, bias_view(found, written))
 

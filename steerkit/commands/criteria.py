@@ -1,6 +1,5 @@
 """`steerkit criteria`: where two piles of prompts differ, by every criterion, without steering."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,8 @@ from rich.text import Text
 
 from steerkit.commands import inputs
 from steerkit.commands import options as o
-from steerkit.commands.console import Answer, plain_numbers, say, stack, table
-from steerkit.commands.outputs import staged
+from steerkit.commands.console import Answer, say, stack, table
+from steerkit.commands.outputs import staged, write_result
 
 if TYPE_CHECKING:
     from steerkit.activations import Activations
@@ -75,9 +74,7 @@ def command(
       steerkit criteria -m gpt2 -c pairs.csv --positions last,-2,-3 --layers 4-12
       steerkit criteria activations.safetensors --criteria js,auc,fisher
     """
-    from steerkit.files import write_text
     from steerkit.plotting.criteria import criteria_map
-    from steerkit.plotting.style import to_page
     from steerkit.searches import compare_criteria
 
     with staged(out, FILES, force=force) as folder:
@@ -96,10 +93,8 @@ def command(
             n_permutations=n_permutations,
             seed=seed,
         )
-        data = plain_numbers(found.to_json())
-        write_text(folder / "criteria.json", json.dumps(data, indent=1))
         title = f"Criteria for '{found.provenance['concept']}' in {found.provenance['model']}"
-        write_text(folder / "criteria.html", to_page(criteria_map(found), title=title))
+        write_result(folder, "criteria", found.to_json(), criteria_map(found), title=title)
     written = [str(out / name) for name in FILES]
     return Answer({"files": written, **found.to_json()}, criteria_view(found, written))
 

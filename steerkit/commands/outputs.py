@@ -1,13 +1,19 @@
 """Folders of results: all files of a run appear together, or none does."""
 
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from steerkit.commands.console import plain_numbers
 from steerkit.errors import OutputError
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 
 @contextmanager
@@ -48,6 +54,17 @@ def staged(folder: Path, names: Sequence[str], *, force: bool) -> Iterator[Path]
         shutil.rmtree(temporary, ignore_errors=True)
         if not done:
             _remove_empty(made)
+
+
+def write_result(
+    folder: Path, name: str, numbers: Mapping[str, Any], figure: "Figure", *, title: str
+) -> None:
+    """Write a result's numbers as `name.json` and its figure as the page `name.html`."""
+    from steerkit.files import write_text
+    from steerkit.plotting.style import to_page
+
+    write_text(folder / f"{name}.json", json.dumps(plain_numbers(numbers), indent=1))
+    write_text(folder / f"{name}.html", to_page(figure, title=title))
 
 
 def check_free(files: Sequence[Path], *, force: bool) -> None:

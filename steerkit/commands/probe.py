@@ -1,6 +1,5 @@
 """`steerkit probe`: what a probe reads, and whether words or an untrained model would do."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,8 @@ from rich.text import Text
 
 from steerkit.commands import inputs
 from steerkit.commands import options as o
-from steerkit.commands.console import Answer, plain_numbers, say, stack, table
-from steerkit.commands.outputs import staged
+from steerkit.commands.console import Answer, say, stack, table
+from steerkit.commands.outputs import staged, write_result
 
 if TYPE_CHECKING:
     from steerkit.activations import Activations
@@ -83,9 +82,7 @@ def command(
       steerkit probe -m gpt2 -c pairs.csv --layers 4-12 --methods logistic,ridge
       steerkit probe activations.safetensors --no-categories --json
     """
-    from steerkit.files import write_text
     from steerkit.plotting.probing import probe_controls
-    from steerkit.plotting.style import to_page
     from steerkit.probing import probe
     from steerkit.probing import untrained as drawn_afresh
 
@@ -110,10 +107,8 @@ def command(
             n_random=n_random,
             seed=seed,
         )
-        data = plain_numbers(found.to_json())
-        write_text(folder / "probe.json", json.dumps(data, indent=1))
         title = f"Probe of '{found.concept}' in {found.model}"
-        write_text(folder / "probe.html", to_page(probe_controls(found), title=title))
+        write_result(folder, "probe", found.to_json(), probe_controls(found), title=title)
     written = [str(out / name) for name in FILES]
     return Answer({"files": written, **found.to_json()}, probe_view(found, written))
 

@@ -1,6 +1,5 @@
 """`steerkit tcav`: whether an output depends on a concept, by derivatives along concept vectors."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,8 +9,8 @@ from rich.text import Text
 
 from steerkit.commands import inputs
 from steerkit.commands import options as o
-from steerkit.commands.console import Answer, plain_numbers, say, stack, table
-from steerkit.commands.outputs import staged
+from steerkit.commands.console import Answer, say, stack, table
+from steerkit.commands.outputs import staged, write_result
 
 if TYPE_CHECKING:
     from steerkit.concepts import Tcav
@@ -82,10 +81,8 @@ def command(
       steerkit tcav -m MODEL -c mood.jsonl -c politeness.jsonl --target sorry
     """
     import steerkit as sk
-    from steerkit.files import write_text
     from steerkit.pipeline import part_of
     from steerkit.plotting.concepts import tcav_scores
-    from steerkit.plotting.style import to_page
 
     with staged(out, FILES, force=force) as folder:
         answers = _target(target)
@@ -109,10 +106,8 @@ def command(
             n_random=n_random,
             seed=seed,
         )
-        data = plain_numbers(found.to_json())
-        write_text(folder / "tcav.json", json.dumps(data, indent=1))
         title = f"Concepts that {found.target} of {loaded.info.name} depends on"
-        write_text(folder / "tcav.html", to_page(tcav_scores(found), title=title))
+        write_result(folder, "tcav", found.to_json(), tcav_scores(found), title=title)
     written = [str(out / name) for name in FILES]
     return Answer({"files": written, **found.to_json()}, tcav_view(found, written))
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from steerkit.audits.evidence import Item, to_jsonl
-from steerkit.audits.report import finite
-from steerkit.errors import MethodError, OutputError
+from steerkit.audits.report import finite, written
+from steerkit.errors import MethodError
 from steerkit.registry import suggest
 from steerkit.statistics import holm
 from steerkit.suites.finding import Finding
 from steerkit.suites.registry import Examination
 
 FORMAT_VERSION = 1
-SUFFIXES = (".html", ".json", ".md", ".jsonl")
 
 _APART = ("figure", "items")
 """What a finding holds and report.json does not."""
@@ -95,22 +94,17 @@ class SuiteReport:
         Raises:
             OutputError: another suffix, no items to write, or a place that cannot be written.
         """
-        from steerkit.files import write_text
         from steerkit.suites.render import to_html, to_markdown
 
-        place = Path(path)
-        suffix = place.suffix.lower()
-        if suffix not in SUFFIXES:
-            raise OutputError(
-                f"a suite's report is written as {', '.join(SUFFIXES)}; got '{place.name}'"
-            )
-        if suffix == ".jsonl":
-            if not self.items:
-                raise OutputError(f"this audit generated no answers to write to {place}")
-            return write_text(place, to_jsonl(self.items))
-        if suffix == ".json":
-            return write_text(place, json.dumps(self.to_json(), indent=1, ensure_ascii=False))
-        return write_text(place, (to_html if suffix == ".html" else to_markdown)(self))
+        return written(
+            path,
+            {
+                ".html": lambda: to_html(self),
+                ".json": lambda: json.dumps(self.to_json(), indent=1, ensure_ascii=False),
+                ".md": lambda: to_markdown(self),
+                ".jsonl": lambda: to_jsonl(self.items),
+            },
+        )
 
     def __str__(self) -> str:
         return self.summary()

@@ -184,7 +184,7 @@ def test_without_answers_there_are_no_items(tmp_path: Path, material: Material) 
     model = sk.load("organism:base")
     found = examine(model, ["association"], material=some, out=tmp_path, progress=False)
     assert found.items == () and not (tmp_path / "items.jsonl").exists()
-    with pytest.raises(OutputError, match="generated no answers"):
+    with pytest.raises(OutputError, match="holds no items to write to"):
         found.write(tmp_path / "items.jsonl")
     with pytest.raises(OutputError, match=r"\.jsonl; got 'report.pdf'"):
         found.write(tmp_path / "report.pdf")

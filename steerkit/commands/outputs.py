@@ -7,13 +7,10 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from steerkit.commands.console import plain_numbers
 from steerkit.errors import OutputError
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 
 @contextmanager
@@ -57,9 +54,9 @@ def staged(folder: Path, names: Sequence[str], *, force: bool) -> Iterator[Path]
 
 
 def write_result(
-    folder: Path, name: str, numbers: Mapping[str, Any], figure: "Figure", *, title: str
+    folder: Path, name: str, numbers: Mapping[str, Any], figure: Any, *, title: str
 ) -> None:
-    """Write a result's numbers as `name.json` and its figure as the page `name.html`."""
+    """Write a result's numbers as `name.json` and its plotly figure as the page `name.html`."""
     from steerkit.files import write_text
     from steerkit.plotting.style import to_page
 

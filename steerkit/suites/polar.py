@@ -29,7 +29,9 @@ One tensor, where a statement stands for itself, or two.
 SHARP = 4.0
 """Mean difference in log-odds that a random direction gives, so that it is as sure as a fit."""
 TIE = 1e-6
-"""Weight of the contradiction index in a choice: it only decides between equals."""
+"""Weight of what only decides between equals: the contradiction index where sites are chosen, and
+margins where accuracies are compared, which on few groups are the same too often for a p that is
+uniform."""
 N_FLIPS, N_RANDOM = 999, 199
 
 
@@ -107,7 +109,7 @@ def read_polarity(
     return PolarReading(
         found,
         _right(p),
-        null("truth exchanged by group", found.accuracy.value, flipped / n),
+        null("truth exchanged by group", float(_ranked(_truer(p)).mean()), flipped / n),
         null("random directions", found.accuracy.value, _right(drawn).mean(1)),
         _small("random directions", found.contradiction.value, contradictions),
         tuple(where),
@@ -159,13 +161,18 @@ def _best(
 
 def _right_when_flipped(p: Floats, turns: Floats, train: NDArray[np.bool_]) -> Floats:
     """How many held-out pairs are right under each flip of the truth, chosen anew, `[draw]`."""
-    sign = np.sign(_truer(p))
-    agrees = turns[:, train] @ sign[:, train].T / train.sum()
+    truer = _truer(p)
+    agrees = turns[:, train] @ np.sign(truer[:, train]).T / train.sum()
     both = (_contradiction(q)[:, train].mean(1) for q in (p, 1 - p))
     best = _score(agrees, *both).argmax(1)
     way = np.where(agrees[np.arange(len(best)), best] < 0, -1.0, 1.0)
-    held_out = sign[best][:, ~train] * turns[:, ~train] * way[:, None]
-    return np.asarray(((held_out + 1) / 2).sum(1))
+    held_out = truer[best][:, ~train] * turns[:, ~train] * way[:, None]
+    return _ranked(held_out).sum(1)
+
+
+def _ranked(truer: Floats) -> Floats:
+    """Whether each pair is right; among as many right ones, larger margins are more."""
+    return np.asarray((np.sign(truer) + 1) / 2 + TIE * truer)
 
 
 def _fitted(states: States, train: NDArray[np.bool_]) -> Floats | None:

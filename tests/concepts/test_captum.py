@@ -5,6 +5,7 @@ given what lies behind the last stream of an organism (norm and head) as the net
 differentiate the same function at the same activations.
 """
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -119,13 +120,28 @@ def test_the_same_classifier_points_the_same_way_and_scores_the_same(setting, tm
     assert signs == pytest.approx(found.score.value, abs=1e-6)
 
 
-def test_captums_own_classifier_points_nearly_the_same_way(setting, tmp_path):
-    """Stochastic gradient descent on two thirds of the rows, with another penalty."""
+def test_captums_own_classifier_agrees_with_us_as_with_itself(setting, tmp_path):
+    """Stochastic gradient descent on two thirds of the rows, drawn anew: runs differ much."""
     _, taken, _, _ = setting
-    vector, _, _ = theirs(setting, tmp_path)
+    state, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    vectors = []
+    try:
+        for seed in range(6):
+            # Its split and its descent draw from the global generators.
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            vector, _, _ = theirs(setting, tmp_path / str(seed))
+            vectors.append(vector / vector.norm())
+    finally:
+        random.setstate(state)
+        np.random.set_state(legacy)  # noqa: NPY002
+    runs = torch.stack(vectors)
+    among = (runs @ runs.T)[~torch.eye(len(runs), dtype=torch.bool)].mean()
+    mean = runs.mean(0) / runs.mean(0).norm()
     for method in ("logistic", "svm"):
         direction = sk.extract(taken, method, n_folds=0, progress=False)[0]
-        assert float(torch.cosine_similarity(vector, direction.unit, dim=0)) > 0.9
+        assert float((runs @ direction.unit).mean()) > float(among) - 0.05
+        assert float(mean @ direction.unit) > 0.85
 
 
 @pytest.mark.parametrize("seed", range(4))

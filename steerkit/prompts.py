@@ -280,6 +280,11 @@ class Contrast:
         )
 
 
+def groups_of(prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    """What must not be split, of prompts that are no contrast: their `group`, else each alone."""
+    return tuple(p.group or f"prompt{i}" for i, p in enumerate(prompts))
+
+
 SKETCH = 64
 """Prompt hashes that a direction keeps of what it was fitted on."""
 

@@ -15,7 +15,7 @@ from steerkit.batch import Batch
 from steerkit.captures.pooling import Pooling
 from steerkit.errors import PromptError, SiteError
 from steerkit.program import Gate, ProgramTable
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast, Prompt, groups_of
 from steerkit.protocols import Model
 from steerkit.registry import suggest
 from steerkit.site import Site, sites_of
@@ -70,7 +70,7 @@ class Job:
         else:
             given = [prompts] if isinstance(prompts, str | Prompt | Mapping) else prompts
             read = tuple(Prompt.of(p) for p in given)
-            groups = tuple(p.group or f"prompt{i}" for i, p in enumerate(read))
+            groups = groups_of(read)
         if not read:
             raise PromptError("there are no prompts to capture; give at least one")
         for i, prompt in enumerate(read):

@@ -156,15 +156,11 @@ def _captured(
 ) -> "dict[str, Activations]":
     """All positions of a contrast's prompts, in one pass."""
     import steerkit as sk
-    from steerkit.errors import MethodError
-    from steerkit.pipeline import part_of
 
-    if not (model and contrast):
-        raise MethodError(
-            "criteria are read from what capture wrote, or from --model and --contrast; got "
-            f"{'--model' if model else '--contrast' if contrast else 'neither'}"
-        )
-    chosen = part_of(inputs.read_contrast(contrast, template), part, seed=seed, limit=limit)
+    chosen = inputs.read_part(
+        model, contrast, template, part, seed=seed, limit=limit,
+        instead="criteria are read from what capture wrote, or from --model and --contrast",
+    )  # fmt: skip
     at = inputs.read_layers(layers)
     loaded = inputs.open_model(model, device, dtype)
     say(f"reading {chosen} at {', '.join(positions)}")

@@ -150,6 +150,26 @@ def read_contrast(text: str, template: str = "auto") -> "Contrast":
     return found.map(lambda p: rendered([p], template)[0])
 
 
+def read_part(
+    model: str, contrast: str, template: str, part: str, *, seed: int, limit: int, instead: str
+) -> "Contrast":
+    """A part of a contrast, for commands that read prompts with a model or what capture wrote.
+
+    `instead` says what such a command reads.
+
+    Raises:
+        MethodError: the model or the contrast was not named.
+        PromptError: see `read_contrast`.
+    """
+    from steerkit.errors import MethodError
+    from steerkit.pipeline import part_of
+
+    if not (model and contrast):
+        got = "--model" if model else "--contrast" if contrast else "neither"
+        raise MethodError(f"{instead}; got {got}")
+    return part_of(read_contrast(contrast, template), part, seed=seed, limit=limit)
+
+
 def rendered(prompts: "Sequence[Prompt]", template: str) -> "list[Prompt]":
     """The prompts with the template that was asked for; with `auto`, as their rows say.
 

@@ -162,15 +162,11 @@ def _captured(
 ) -> "tuple[Activations, LanguageModel]":
     """A contrast's prompts, read now."""
     import steerkit as sk
-    from steerkit.errors import MethodError
-    from steerkit.pipeline import part_of
 
-    if not (model and contrast):
-        raise MethodError(
-            "probes read what capture wrote, or --model and --contrast; got "
-            f"{'--model' if model else '--contrast' if contrast else 'neither'}"
-        )
-    chosen = part_of(inputs.read_contrast(contrast, template), part, seed=seed, limit=limit)
+    chosen = inputs.read_part(
+        model, contrast, template, part, seed=seed, limit=limit,
+        instead="probes read what capture wrote, or --model and --contrast",
+    )  # fmt: skip
     at = inputs.read_layers(layers)
     loaded = inputs.open_model(model, device, dtype)
     say(f"reading {chosen}")

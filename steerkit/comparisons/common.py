@@ -5,7 +5,7 @@ from typing import Any
 
 from steerkit import __version__
 from steerkit.errors import ModelError, PromptError
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast, Prompt, groups_of
 from steerkit.protocols import Model
 
 Prompts = Contrast | Sequence[Prompt | str | Mapping[str, Any]]
@@ -26,7 +26,7 @@ def read_prompts(
         read, groups = prompts.prompts, prompts.groups
     else:
         read = tuple(Prompt.of(p) for p in prompts)
-        groups = tuple(p.group or f"prompt{i}" for i, p in enumerate(read))
+        groups = groups_of(read)
     if not read:
         raise PromptError("there are no prompts to compare the models on; give at least one")
     seen: set[tuple[Any, ...]] = set()

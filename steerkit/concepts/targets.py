@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steerkit.errors import MethodError
 from steerkit.lenses.metrics import Metric, first_token
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
 
 Quantity = Literal["log_prob", "logit"]
@@ -59,7 +59,7 @@ def prompt_groups(prompts: Sequence[Prompt], groups: Sequence[str] | None) -> tu
         MethodError: not one group a prompt.
     """
     if groups is None:
-        return tuple(p.group or f"prompt{i}" for i, p in enumerate(prompts))
+        return groups_of(prompts)
     if len(groups) != len(prompts):
         raise MethodError(f"{len(prompts)} prompts need {len(prompts)} groups; got {len(groups)}")
     return tuple(groups)

@@ -18,7 +18,7 @@ from steerkit.errors import MethodError
 from steerkit.evaluations.branching_result import BranchingFactor, CurvePoint, PromptBranching
 from steerkit.evaluations.decoding import Decoding
 from steerkit.models.generate import truncated
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
 from steerkit.scoring import scored_batches
 from steerkit.statistics import Estimate, group_codes, percentiles, row_draws
@@ -100,7 +100,7 @@ def branching_factor(
     samples = _read_again(model, items, how, n_samples, token_budget)
     return branching_statistics(
         samples,
-        [p.group or f"prompt{i}" for i, p in enumerate(asked)],
+        groups_of(asked),
         texts=[p.text for p in asked],
         prompt_tokens=[c.prompt_tokens for c in said[::n_samples]],
         decoding=str(how),

@@ -21,7 +21,7 @@ from steerkit.evaluations.decoding_result import (
 from steerkit.evaluations.judge_validation import JudgeValidation
 from steerkit.evaluations.rate_correction import require_informative
 from steerkit.judges import Judge, judge_answers, judge_name
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
 from steerkit.statistics import (
     Estimate,
@@ -130,7 +130,7 @@ def decoding_robustness(
         raise MethodError("the fixed setting is sampled many times; greedy gives one answer only")
     if validation is not None:
         require_informative(validation)
-    groups = [p.group or f"prompt{i}" for i, p in enumerate(asked)]
+    groups = groups_of(asked)
     greedy, tries = Decoding(temperature=0.0), [one] * len(settings)
     answers: list[DecodedAnswer] = []
     for number, setting in enumerate((greedy, *settings, *tries)):

@@ -15,7 +15,7 @@ from steerkit.errors import MethodError
 from steerkit.evaluations.parity import newcombe
 from steerkit.judges import Judge, judge_answers, judge_name
 from steerkit.lenses.tables import html_table, markdown
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
 from steerkit.refusals import fold, is_refusal
 from steerkit.statistics import Estimate, Null, cluster_mean, null, permute_labels
@@ -198,7 +198,7 @@ def three_way_outcomes(
     table[judged] = np.stack([refused, deflected, ~refused & ~deflected], 1)[judged]
     right = np.array([1 - v for v in lacks_reference(prompts, answers)])
     right[~judged] = np.nan
-    groups = [p.group or f"prompt{i}" for i, p in enumerate(prompts)]
+    groups = groups_of(prompts)
     sides = []
     for name, rows in zip(names, (slice(0, len(topic)), slice(len(topic), None)), strict=True):
         if not judged[rows].any():

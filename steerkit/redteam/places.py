@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steerkit.batch import Batch, Tokenized
 from steerkit.errors import ActivationError, PromptError
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast, Prompt, groups_of
 from steerkit.protocols import Logits, Model
 from steerkit.scoring import TOKEN_BUDGET, scored_batches, slot_batches, with_own_answers
 from steerkit.site import Site
@@ -94,7 +94,7 @@ def known_prompts(
         asked, groups = prompts.prompts, prompts.groups
     else:
         asked = tuple(Prompt.of(p) for p in prompts)
-        groups = tuple(p.group or f"prompt{i}" for i, p in enumerate(asked))
+        groups = groups_of(asked)
     if not asked:
         raise PromptError("a detector needs known prompts; give at least a few dozen")
     items = model.tokenize(asked)

@@ -13,6 +13,7 @@ from steerkit.captures.pooling import Pooling
 from steerkit.errors import MethodError, PromptError
 from steerkit.lenses.metrics import AnswerMetric, Answers, first_tokens
 from steerkit.models.patching import visited
+from steerkit.prompts import groups_of
 from steerkit.sae.autoencoder import Autoencoder
 from steerkit.sae.rows import prompts_of, require_model
 from steerkit.statistics import Estimate, cluster_mean, group_codes
@@ -104,9 +105,7 @@ def feature_attribution(
         )
     require_model(sae, model.info)
     read = prompts_of(model, prompts)
-    groups = tuple(getattr(prompts, "groups", ())) or tuple(
-        p.group or f"prompt{i}" for i, p in enumerate(read)
-    )
+    groups = tuple(getattr(prompts, "groups", ())) or groups_of(read)
     code = group_codes(groups)
     if code.max() < 1:
         raise PromptError(

@@ -15,6 +15,7 @@ from steerkit.captures.job import Prompts
 from steerkit.captures.pooling import Pooling
 from steerkit.errors import MethodError, PromptError
 from steerkit.models.patching import visited
+from steerkit.prompts import groups_of
 from steerkit.registry import suggest
 from steerkit.sae.autoencoder import Autoencoder
 from steerkit.sae.rows import prompts_of, require_model
@@ -134,9 +135,7 @@ def evaluate_sae(
         raise MethodError(f"loss is on 'all' or 'answer' tokens; {suggest(loss_on, LOSS_ON)}")
     require_model(sae, model.info)
     read = prompts_of(model, prompts)
-    groups = tuple(getattr(prompts, "groups", ())) or tuple(
-        p.group or f"prompt{i}" for i, p in enumerate(read)
-    )
+    groups = tuple(getattr(prompts, "groups", ())) or groups_of(read)
     pooling = Pooling.of("all", exclude_bos=exclude_bos)
     running = Running(sae.d_sae, sae.d_model)
     sums = np.zeros((len(read), len(Sums._fields)))

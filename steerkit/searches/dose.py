@@ -11,7 +11,7 @@ from steerkit.batch import Positions
 from steerkit.direction import Direction
 from steerkit.errors import InterventionError, MethodError
 from steerkit.interventions import Add
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
 from steerkit.searches.measure import measure
 from steerkit.searches.nulls import NullDraws, Shape, random_directions
@@ -122,7 +122,7 @@ def dose_response(
             f"{len(positive_answers)} positive and {len(negative_answers)} negative answers"
         )
     odds = LogOdds(tuple(positive_answers), tuple(negative_answers), token_budget=token_budget)
-    groups = [p.group or f"prompt{i}" for i, p in enumerate(asked)]
+    groups = groups_of(asked)
     plain = odds.score(model, asked).values[0]
 
     def curves(vectors: Sequence[Direction]) -> Floats:

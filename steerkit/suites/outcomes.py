@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steerkit.comparisons.changes import sign_flips
 from steerkit.evaluations.parity import newcombe
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Completion
-from steerkit.statistics import Estimate, Floats, cluster_mean, group_codes
+from steerkit.statistics import Estimate, Floats, cluster_mean
 from steerkit.suites.subject import Subject
 
 NAMES = ("refused", "right", "neither")
@@ -55,11 +55,6 @@ class Outcomes:
         return cluster_mean(getattr(self, name), self.groups, unit="fraction", seed=seed)
 
 
-def groups_of(prompts: Sequence[Prompt]) -> tuple[str, ...]:
-    """The group of each prompt, or the prompt itself."""
-    return tuple(p.group or f"prompt{i}" for i, p in enumerate(prompts))
-
-
 def outcomes(subject: Subject, prompts: Sequence[Prompt], arm: str) -> Outcomes:
     """Outcomes of an arm's greedy answers."""
     return Outcomes.of(subject, subject.answers(prompts, arm))
@@ -95,17 +90,5 @@ def paired_difference(values: Floats, groups: Sequence[str], *, seed: int = 0) -
 def paired_p(values: Floats, groups: Sequence[str], *, n: int = 1999, seed: int = 0) -> float:
     """Two-sided p that the mean difference is 0, by turning the sign of whole groups."""
     keep = ~np.isnan(values)
-    code = group_codes([g for g, k in zip(groups, keep, strict=True) if k])
-    sums = np.bincount(code, weights=values[keep]).astype(np.float64)
-    return _sign_p(sums, n, seed)
-
-
-def _sign_p(sums: NDArray[np.float64], n: int, seed: int) -> float:
-    if not np.any(sums):
-        return 1.0
-    observed = abs(sums.sum())
-    if len(sums) <= 12:
-        turns = 1 - 2 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
-        return float((np.abs(turns @ sums) >= observed - 1e-9).mean())
-    turns = np.random.default_rng(seed).choice((-1, 1), (n, len(sums)))
-    return float((1 + (np.abs(turns @ sums) >= observed - 1e-9).sum()) / (1 + n))
+    kept = [g for g, k in zip(groups, keep, strict=True) if k]
+    return sign_flips(values[keep], kept, n_draws=n, seed=seed)

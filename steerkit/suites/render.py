@@ -13,14 +13,15 @@ HERE = "steerkit.suites"
 
 def to_html(report: "SuiteReport") -> str:
     """One self-contained page, light and dark: the verdict first, then the evidence."""
+    answered = rows(report)
     page: str = (
         environment(HERE)
         .get_template("suite.html.jinja")
         .render(
             report=report,
-            rows=rows(report),
+            rows=answered,
             provenance=flat(report.provenance),
-            plotlyjs=script() if any(r["div"] for r in rows(report)) else "",
+            plotlyjs=script() if any(row["div"] for row in answered) else "",
             plot_css=CSS,
         )
     )

@@ -11,7 +11,7 @@ import numpy as np
 from steerkit.batch import Positions
 from steerkit.direction import Direction
 from steerkit.errors import MethodError, PromptError
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast, Prompt, groups_of
 from steerkit.protocols import Intervention, Model
 from steerkit.searches.calibration.gauges import EffectGauge, Gauge, KLGauge, Statistic
 from steerkit.searches.candidates import Aim, Factory, Operation, operation
@@ -111,7 +111,7 @@ def side_of(prompts: Prompts, aim: Aim, changed: bool) -> Side:
     asked = tuple(Prompt.of(p) for p in prompts)
     if not asked:
         raise PromptError("no prompts to calibrate on; give some whose answers matter")
-    return Side(asked, tuple(p.group or f"prompt{i}" for i, p in enumerate(asked)))
+    return Side(asked, groups_of(asked))
 
 
 def gauge_maker(

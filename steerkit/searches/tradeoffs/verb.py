@@ -15,7 +15,7 @@ from steerkit.batch import Positions
 from steerkit.direction import Direction
 from steerkit.errors import InterventionError, PromptError
 from steerkit.interventions.add import Add
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
 from steerkit.searches.measure import measure
 from steerkit.searches.nulls import NullDraws, Shape, random_directions
@@ -87,7 +87,7 @@ def tradeoff(
             f"a trade-off needs prompts of both kinds; got {len(sides[0])} for the behaviour and "
             f"{len(sides[1])} for helpfulness"
         )
-    groups = [[p.group or f"prompt{i}" for i, p in enumerate(side)] for side in sides]
+    groups = [groups_of(side) for side in sides]
     objectives = (behaviour, helpfulness or OwnAnswer())
     drawn: list[Direction] = []
     if n_random:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from steerkit.audits.evidence import Item
 from steerkit.audits.section import Section
 from steerkit.evaluations import DecodingRobustness, coarse_sweep, decoding_robustness
-from steerkit.prompts import Prompt
+from steerkit.prompts import Prompt, groups_of
 from steerkit.suites.finding import Finding, decided
-from steerkit.suites.outcomes import groups_of, outcomes
+from steerkit.suites.outcomes import outcomes
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, Subject
 from steerkit.suites.tables import percent, points

@@ -2,8 +2,9 @@
 
 from steerkit.audits.section import Section
 from steerkit.evaluations.parity import parity_of
+from steerkit.prompts import groups_of
 from steerkit.suites.finding import Answer, Finding
-from steerkit.suites.outcomes import groups_of, outcomes
+from steerkit.suites.outcomes import outcomes
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, Subject
 from steerkit.suites.tables import points

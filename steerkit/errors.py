@@ -45,6 +45,10 @@ class OutputError(SteerkitError):
     """A file that cannot be written, or one on disk that cannot be trusted."""
 
 
+class WorkerError(SteerkitError):
+    """A worker process that died too often, or that never came."""
+
+
 KINDS: tuple[type[SteerkitError], ...] = (
     SiteError,
     ModelError,
@@ -55,4 +59,5 @@ KINDS: tuple[type[SteerkitError], ...] = (
     InterventionError,
     MethodError,
     OutputError,
+    WorkerError,
 )

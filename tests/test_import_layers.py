@@ -36,6 +36,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "serving",
             "sae",
             "gradients",
+            "stores",
         }
     ),
     frozenset({"models"}),

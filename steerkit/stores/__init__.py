@@ -1,0 +1,5 @@
+"""Stores: activations of whole datasets, captured by any number of workers, in one folder."""
+
+from steerkit.stores.executor import Executor as Executor
+from steerkit.stores.executor import Record as Record
+from steerkit.stores.executor import Task as Task

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steerkit.activations import Activations as Activations
     from steerkit.audits import Report as Report
-    from steerkit.audits import audit as audit
     from steerkit.batch import Positions as Positions
     from steerkit.captures import capture as capture
     from steerkit.captures import capture_positions as capture_positions
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
     from steerkit.searches import search_condition as search_condition
     from steerkit.searches import select_direction as select_direction
     from steerkit.site import Site as Site
+    from steerkit.suites import audit as audit
     from steerkit.suites import examine as examine
 
 __version__ = "0.1.0"
@@ -88,7 +88,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Activations": "activations",
     "Report": "audits",
-    "audit": "audits",
+    "audit": "suites",
     "Positions": "batch",
     "capture": "captures",
     "capture_positions": "captures",

@@ -39,11 +39,14 @@ def read_prompts(
     return tuple(read[i] for i in kept), tuple(groups[i] for i in kept)
 
 
-def require_one_tokenizer(a: Model, b: Model, prompts: Sequence[Prompt]) -> None:
+def require_one_tokenizer(
+    a: Model, b: Model, prompts: Sequence[Prompt], *, rendered: bool = False
+) -> None:
     """Refuse two models that do not read the same ids as the same text.
 
     Sizes, the whole table of tokens where there is one, and the ids of some of the prompts, raw
-    (chat templates may differ) are compared.
+    (chat templates may differ) are compared; with `rendered`, every prompt as each model would
+    be asked it, chat template included.
 
     Raises:
         ModelError: they differ; says in what.
@@ -68,6 +71,11 @@ def require_one_tokenizer(a: Model, b: Model, prompts: Sequence[Prompt]) -> None
                 f"the tokenizers of {pair} split {prompt.text[:40]!r} differently, into "
                 f"{len(x)} and {len(y)} tokens: {advice}"
             )
+    if rendered and a.tokenize(prompts) != b.tokenize(prompts):
+        raise ModelError(
+            f"{pair} render the same prompts differently, by other chat templates; give them the "
+            "same tokenizer.chat_template, or prompts with template='raw'"
+        )
 
 
 def provenance(a: Model, b: Model, **settings: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Suites: what an auditor asks of a model, one question a file, in one report."""
 
+from steerkit.suites.auditing import audit as audit
 from steerkit.suites.finding import Finding as Finding
 from steerkit.suites.material import Material as Material
 from steerkit.suites.registry import SUITES as SUITES

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steerkit.audits.evidence import includes
-from steerkit.errors import ModelError
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion, Model
 from steerkit.refusals import is_refusal
@@ -86,25 +85,6 @@ class Subject:
             "judges": {"refused": _named(self.matcher), "right": _named(self.right)},
             "seed": self.seed,
         }
-
-
-def require_same_tokens(model: Model, against: Model, prompts: Sequence[Prompt]) -> None:
-    """Refuse to compare models that read different tokens.
-
-    Raises:
-        ModelError: another vocabulary size, or other ids of these prompts.
-    """
-    ours, theirs = model.info, against.info
-    if ours.d_vocab != theirs.d_vocab:
-        raise ModelError(
-            f"{ours.name} has {ours.d_vocab} tokens and {theirs.name} {theirs.d_vocab}; two models "
-            "are compared on identical token ids: give a model before and after fine-tuning"
-        )
-    if model.tokenize(prompts) != against.tokenize(prompts):
-        raise ModelError(
-            f"{ours.name} and {theirs.name} tokenize the same prompts differently (tokenizer or "
-            "chat template); compare models of one tokenizer and template"
-        )
 
 
 def _named(judge: Callable[..., object]) -> str:

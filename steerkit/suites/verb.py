@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from steerkit.audits.evidence import includes
-from steerkit.errors import MethodError
+from steerkit.comparisons.common import require_one_tokenizer
+from steerkit.errors import MethodError, OutputError, SteerkitError
 from steerkit.prompts import Prompt
 from steerkit.protocols import Intervention, Model
 from steerkit.refusals import is_refusal
@@ -17,7 +18,7 @@ from steerkit.suites.kept import Answers, KeptFindings
 from steerkit.suites.material import Material
 from steerkit.suites.registry import Examination, asked
 from steerkit.suites.result import SuiteReport
-from steerkit.suites.subject import Subject, require_same_tokens
+from steerkit.suites.subject import Subject
 
 PACKAGES = ("steerkit", "torch", "transformers", "numpy")
 ITEMS = "items.jsonl"
@@ -28,7 +29,7 @@ def examine(
     suite: str | Sequence[str | Examination] = "standard",
     *,
     material: Material | str | Path | None = None,
-    steering: Model | Intervention | Sequence[Intervention] | None = None,
+    steering: Model | Intervention | Sequence[Intervention] | str | Path | None = None,
     against: Model | None = None,
     matcher: Callable[[str], bool] = is_refusal,
     right: Callable[[str, str], float] = includes,
@@ -43,14 +44,15 @@ def examine(
 
     With `out`, each answer and finding is kept as soon as it is made: an interrupted audit goes
     on where it stopped, one by other judges asks again of the same answers, and one of other
-    models, prompts or options starts anew.
+    models, prompts or options starts anew. A question that fails on these models or prompts is
+    not measured, for the reason that the report gives, and the others are asked all the same.
 
     Args:
         model: the model that is audited, plain.
         suite: `behaviour`, `standard`, or names of examinations, or examinations.
         material: prompts by role, or a folder of them; by default those of the organisms'
             language, for organisms only.
-        steering: what steers the model: a view, or interventions.
+        steering: what steers the model: a view, interventions, or a file of them.
         against: another model of the same tokenizer, such as the one before fine-tuning.
         matcher: what counts as a refusal; judges are told apart by their names.
         right: (answer, reference) -> how right, in [0, 1].
@@ -66,14 +68,14 @@ def examine(
         MethodError: an unknown suite or examination, or no prompts given for a model that is
             no organism.
         ModelError: `against` reads other tokens.
-        PromptError: prompts that an examination cannot use.
+        SteerkitError: no question at all could be answered; what stopped the first that failed.
     """
     from tqdm.auto import tqdm
 
     questions = asked(suite)
     prompts = _material(model, material, seed)
     if against is not None:
-        require_same_tokens(model, against, _some(prompts))
+        require_one_tokenizer(model, against, _some(prompts), rendered=True)
     subject = Subject(
         model,
         prompts,
@@ -94,6 +96,7 @@ def examine(
     )
     findings: dict[str, Finding] = {}
     missing: dict[str, str] = {}
+    failed: list[SteerkitError] = []
     seconds: dict[str, float] = {}
     with tqdm(questions, disable=not progress, desc="examine", unit="question") as bar:
         for question in bar:
@@ -103,12 +106,20 @@ def examine(
                 missing[question.name] = why
                 continue
             began = time.perf_counter()
-            found = kept.read(question.name)
-            if found is None:
-                found = question.run(subject)
-                kept.write(question.name, found)
-            findings[question.name] = found
+            try:
+                findings[question.name] = _answer(question, subject, kept)
+            except OutputError:  # nothing can be kept, or what was kept cannot be trusted
+                raise
+            except SteerkitError as error:
+                missing[question.name] = f"it failed: {error}"
+                failed.append(error)
+            except (Exception, KeyboardInterrupt) as error:
+                if folder is not None:
+                    error.add_note(f"Found so far: {folder}. The same call goes on from there.")
+                raise
             seconds[question.name] = round(time.perf_counter() - began, 2)
+    if failed and not findings:
+        raise failed[0]
     report = SuiteReport(
         title or f"Audit of {model.info.name}",
         questions,
@@ -122,6 +133,15 @@ def examine(
         for name in ("report.html", "report.md", "report.json", *([ITEMS] if report.items else [])):
             report.write(Path(out) / name)
     return report
+
+
+def _answer(question: Examination, subject: Subject, kept: KeptFindings) -> Finding:
+    """The finding of a question: one that was kept, or one that is kept from now on."""
+    found = kept.read(question.name)
+    if found is None:
+        found = question.run(subject)
+        kept.write(question.name, found)
+    return found
 
 
 def _material(model: Model, material: Material | str | Path | None, seed: int) -> Material:
@@ -146,13 +166,26 @@ def _some(material: Material) -> list[Prompt]:
 
 
 def _steered(
-    model: Model, steering: Model | Intervention | Sequence[Intervention] | None
+    model: Model, steering: Model | Intervention | Sequence[Intervention] | str | Path | None
 ) -> Model | None:
     if steering is None:
         return None
+    if isinstance(steering, str | Path):
+        return model.with_(*_read(Path(steering), model))
     if isinstance(steering, Model):
         return steering
     given = (steering,) if isinstance(steering, Intervention) else tuple(steering)
     if not given:
         raise MethodError("no intervention in `steering`; give one, or leave it out")
     return model.with_(*given)
+
+
+def _read(file: Path, model: Model) -> Sequence[Intervention]:
+    """What search wrote, or another tool's file, for this model and no other."""
+    if file.suffix == ".safetensors":
+        from steerkit.interventions import load_steering
+
+        return load_steering(file, model=model)
+    from steerkit.formats import read_steering
+
+    return read_steering(file, model=model)

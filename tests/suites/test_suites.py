@@ -237,7 +237,7 @@ def test_bad_input_is_refused(material: Material, tiny_model: Any, tmp_path: Any
         asked([])
     with pytest.raises(MethodError, match="is no shipped organism"):
         examine(tiny_model, "behaviour", progress=False)
-    with pytest.raises(ModelError, match="tokens and"):
+    with pytest.raises(ModelError, match="vocabularies of"):
         ask("base", material, "change", against=tiny_model)
     topic = material.contrasts["topic"].map(lambda p: replace(p, answer=""))
     bare = Material({"topic": topic})

@@ -18,6 +18,7 @@ from steerkit.evaluations.decoding_result import (
     DecodingRobustness,
     SettingRate,
 )
+from steerkit.evaluations.differences import paired_difference
 from steerkit.evaluations.judge_validation import JudgeValidation
 from steerkit.evaluations.rate_correction import require_informative
 from steerkit.judges import Judge, judge_answers, judge_name
@@ -222,17 +223,14 @@ def decoding_statistics(
     ks = sorted({n, *(2**i for i in range(9))})
     swept, tried = verdicts[:, 1 : n + 1], verdicts[:, n + 1 :]
     draws = row_draws(groups, n_resamples=n_resamples, seed=seed)
-    n_groups = int(group_codes(groups).max()) + 1
     errors = None if validation is None else validation.error_draws(n_resamples, seed=seed)
     point = None
     if validation is not None:
         point = (validation.false_positive.value, validation.sensitivity)
     arms = {}
     for name, table in (("sweep", swept), ("fixed", tried)):
-        arms[name] = _any_of(name, table, draws, n_groups, point, errors)
-    gain = arms["sweep"].drawn - arms["fixed"].drawn
-    value = arms["sweep"].result.observed.value - arms["fixed"].result.observed.value
-    low, high = percentiles(gain[~np.isnan(gain)], n_groups)
+        arms[name] = _any_of(name, table, groups, draws, point, errors)
+    gain = paired_difference(any_true(swept) - any_true(tried), groups, seed=seed, unit="fraction")
     chance = _exchanged(swept, tried, n_permutations, np.random.default_rng(seed + 1))
     return DecodingRobustness(
         greedy=cluster_mean(verdicts[:, 0], groups, seed=seed, unit="fraction"),
@@ -241,11 +239,11 @@ def decoding_statistics(
             for name, column in zip(settings, swept.T, strict=True)
         ),
         best=_best(swept, settings, groups, seed),
-        swept=arms["sweep"].result,
-        tried=arms["fixed"].result,
-        gain=Estimate(value, low, high, n_groups, "fraction"),
-        gain_null=null("arms exchanged within prompts", abs(value), np.abs(chance)),
-        pass_at={k: _pass_at(tried, k, draws, n_groups) for k in ks if k <= n},
+        swept=arms["sweep"],
+        tried=arms["fixed"],
+        gain=gain,
+        gain_null=null("arms exchanged within prompts", abs(gain.value), np.abs(chance)),
+        pass_at={k: _pass_at(tried, k, groups, seed) for k in ks if k <= n},
         inflation=None if point is None else inflated(point[0], n),
         budget=n,
         fixed=fixed,
@@ -258,42 +256,35 @@ def decoding_statistics(
     )
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    result: AnyOf
-    drawn: Floats
-
-
 def _any_of(
     name: str,
     table: Floats,
+    groups: Sequence[str],
     draws: Floats,
-    n_groups: int,
     point: tuple[float, float] | None,
     errors: tuple[Floats, Floats] | None,
-) -> _Drawn:
+) -> AnyOf:
     """Any-of-N as judged, and freed of the judge's errors in two ways."""
     seen = any_true(table)
-    observed, resampled = _mean(seen, draws, n_groups)
+    observed = cluster_mean(seen, groups, unit="fraction")
     if point is None or errors is None:
-        return _Drawn(AnyOf(name, observed, None, None, False), resampled)
+        return AnyOf(name, observed, None, None, False)
+    n_groups = int(group_codes(groups).max()) + 1
     usable = errors[1] - errors[0] > 1e-3
     e, s = (np.where(usable, x, np.nan) for x in errors)
     each = any_true(table, false_positive=e, sensitivity=s)
     total = draws.sum(0)
     apart = (each * draws.T).sum(1) / total
+    resampled = seen @ draws / total
     value = float(any_true(table, false_positive=point[0], sensitivity=point[1]).mean())
     together = (resampled - e) / (s - e)
     value_together = (observed.value - point[0]) / (point[1] - point[0])
-    return _Drawn(
-        AnyOf(
-            name,
-            observed,
-            _clipped(value, apart, n_groups),
-            _clipped(value_together, together, n_groups),
-            not 0 <= value <= 1 or not 0 <= value_together <= 1,
-        ),
-        resampled,
+    return AnyOf(
+        name,
+        observed,
+        _clipped(value, apart, n_groups),
+        _clipped(value_together, together, n_groups),
+        not 0 <= value <= 1 or not 0 <= value_together <= 1,
     )
 
 
@@ -304,26 +295,14 @@ def _clipped(value: float, draws: Floats, n_groups: int) -> Estimate:
     return Estimate(point, min(low, point), max(high, point), n_groups, "fraction")
 
 
-def _mean(values: Floats, draws: Floats, n_groups: int) -> tuple[Estimate, Floats]:
-    """The mean over prompts, and that of each resample."""
-    resampled = values @ draws / draws.sum(0)
-    low, high = percentiles(resampled, n_groups)
-    return Estimate(float(values.mean()), low, high, n_groups, "fraction"), resampled
-
-
-def _pass_at(tried: Floats, k: int, draws: Floats, n_groups: int) -> Estimate:
+def _pass_at(tried: Floats, k: int, groups: Sequence[str], seed: int) -> Estimate:
     """Mean pass@k over prompts, from every sample at the fixed setting."""
     found = np.full(len(tried), np.nan)
     sizes = (~np.isnan(tried)).sum(1)
     for n in np.unique(sizes[sizes >= k]):
         rows = sizes == n
         found[rows] = 1 - none_of(int(n), k)[np.nansum(tried[rows], 1).astype(int)]
-    there = ~np.isnan(found)
-    if not there.any():
-        return Estimate(float("nan"), float("nan"), float("nan"), 0, "fraction")
-    weights = draws[there]
-    used = weights[:, weights.sum(0) > 0]
-    return _mean(found[there], used, n_groups)[0]
+    return cluster_mean(found, groups, seed=seed, unit="fraction")
 
 
 def _best(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steerkit.errors import MethodError
-from steerkit.evaluations.parity import newcombe
+from steerkit.evaluations.differences import newcombe
 from steerkit.judges import Judge, judge_answers, judge_name
 from steerkit.lenses.tables import html_table, markdown
 from steerkit.prompts import Prompt, groups_of

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from steerkit.captures import capture
 from steerkit.direction import Direction
 from steerkit.errors import MethodError
+from steerkit.evaluations.differences import newcombe, related
 from steerkit.evaluations.judge_validation import JudgeValidation
 from steerkit.evaluations.parity_result import GroupAnswering, Pair, Parity
 from steerkit.evaluations.rate_correction import require_informative
@@ -171,7 +172,7 @@ def parity_of(
             Pair(
                 names[a],
                 names[b],
-                newcombe(gap, rates[names[a]], rates[names[b]], _related(cells[:, a], cells[:, b])),
+                newcombe(gap, rates[names[a]], rates[names[b]], related(cells[:, a], cells[:, b])),
                 null("groups swapped within templates", abs(gap), two),
                 null("largest of all pairs", abs(gap), largest).p,
                 None if projected is None else _shift(projected, a, b, n_resamples, seed),
@@ -205,25 +206,6 @@ def parity_of(
         judge=judge,
         seed=seed,
     )
-
-
-def newcombe(gap: float, a: Estimate, b: Estimate, related: float = 0.0) -> Estimate:
-    """Interval of a difference of rates from the intervals of both.
-
-    gap - sqrt(u^2 - 2 r u v + v^2) with u = a - low(a), v = high(b) - b, and likewise above;
-    r is how the rates go together, 0 for independent ones. Sources: Newcombe 1998, methods
-    10; Zou and Donner 2008.
-
-    >>> from steerkit.statistics import wilson
-    >>> print(newcombe(56 / 70 - 48 / 80, wilson(56, 70), wilson(48, 80)))
-    0.2 [0.0524, 0.334]
-    """
-    down, up = (a.value - a.low, b.high - b.value), (a.high - a.value, b.value - b.low)
-
-    def width(u: float, v: float) -> float:
-        return float(np.sqrt(max(u * u - 2 * related * u * v + v * v, 0.0)))
-
-    return Estimate(gap, gap - width(*down), gap + width(*up), min(a.n, b.n), "fraction")
 
 
 def _cells(
@@ -276,13 +258,6 @@ def _swaps(gaps: Floats, n: int, rng: np.random.Generator) -> Floats:
     else:
         signs = rng.choice((1.0, -1.0), (n, len(moving)))
     return np.abs(signs.reshape(len(signs), -1) @ moving) / len(gaps)
-
-
-def _related(a: Floats, b: Floats) -> float:
-    """Correlation of two groups' rates over templates; 0 where one does not vary."""
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _shift(cells: Floats, a: int, b: int, n_resamples: int, seed: int) -> Estimate:

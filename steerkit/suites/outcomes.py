@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from steerkit.comparisons.changes import sign_flips
-from steerkit.evaluations.parity import newcombe
+from steerkit.evaluations.differences import newcombe
 from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Completion
 from steerkit.statistics import Estimate, Floats, cluster_mean
@@ -69,22 +69,6 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
     found = newcombe(one.value - other.value, one, other)
     low, high = max(-1.0, found.low), min(1.0, found.high)
     return Estimate(found.value, low, high, found.n, "difference of rates")
-
-
-def paired_difference(values: Floats, groups: Sequence[str], *, seed: int = 0) -> Estimate:
-    """Mean of paired differences. Of yes-or-no outcomes: the rate of gains less that of losses.
-
-    So that prompts which all agree leave an interval as wide as their number allows.
-    """
-    kept = values[~np.isnan(values)]
-    if not np.isin(kept, (-1.0, 0.0, 1.0)).all() or not len(kept):
-        return cluster_mean(values, groups, unit="difference of rates", seed=seed)
-    unknown = np.isnan(values)
-    gains, losses = (
-        cluster_mean(np.where(unknown, np.nan, values == sign), groups, unit="fraction", seed=seed)
-        for sign in (1, -1)
-    )
-    return difference(gains, losses)
 
 
 def paired_p(values: Floats, groups: Sequence[str], *, n: int = 1999, seed: int = 0) -> float:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from steerkit.suites.finding import Finding
 from steerkit.suites.registry import Examination
 
 FORMAT_VERSION = 1
+ALPHA = 0.05
+"""Level of all that a report tests, together."""
 
 _APART = ("figure", "items")
 """What a finding holds and report.json does not."""
@@ -27,7 +29,8 @@ class SuiteReport:
     Attributes:
         title: heading.
         asked: the examinations, in order.
-        findings: by name of the examination; those that could not be made are missing.
+        findings: by name of the examination; those that could not be made are missing. A `yes`
+            that rests on a p which does not hold over the whole report is inconclusive here.
         not_measured: name -> why.
         provenance: models, prompts' hashes, seeds, versions, seconds.
         items: every answer that was judged, with prompt, tokens and scores.
@@ -39,6 +42,11 @@ class SuiteReport:
     not_measured: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     items: tuple[Item, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        adjusted = self.p_adjusted
+        held = {name: _held(f, adjusted.get(name, 0.0)) for name, f in self.findings.items()}
+        object.__setattr__(self, "findings", held)
 
     def __getitem__(self, name: str) -> Finding:
         """The finding of an examination.
@@ -117,3 +125,11 @@ class SuiteReport:
         from steerkit.suites.render import to_fragment
 
         return to_fragment(self)
+
+
+def _held(finding: Finding, adjusted: float) -> Finding:
+    """A finding as far as it holds over the whole report."""
+    if not finding.rests_on_p or finding.answer != "yes" or adjusted <= ALPHA:
+        return finding
+    told = f"{finding.sentence} By itself p = {finding.p:.2g}, over this report {adjusted:.2g}."
+    return replace(finding, answer="inconclusive", sentence=told)

@@ -55,12 +55,21 @@ def test_false_alarms_and_power_of_what_settings_add():
         return null("", abs(gain), np.abs(_exchanged(swept, tried, 99, rng))).p
 
     found = report(tables(rng), n_permutations=1)  # what `p_of` does is what is reported
-    assert found.gain.value == found.swept.observed.value - found.tried.observed.value
+    both = found.swept.observed.value - found.tried.observed.value
+    assert found.gain.value == pytest.approx(both)
     alarms = sum(p_of(tables(rng, n=80, spread=0.2)) <= 0.05 for _ in range(1000))
     low, high = binom.ppf([0.0005, 0.9995], 1000, 0.05)
     assert low <= alarms <= high
     hits = sum(report(tables(rng, sweep=0.2, fixed=0.05)).gain_null.p <= 0.05 for _ in range(30))
     assert hits >= 24
+
+
+def test_a_rate_on_which_all_agree_still_has_an_interval():
+    """Nothing answered in 24 prompts is not nothing for certain, and settings may add as much."""
+    found = report(np.zeros((24, 17)))
+    for rate in (found.swept.observed, found.tried.observed, *found.pass_at.values()):
+        assert rate.value == 0 and rate.high == pytest.approx(0.138, abs=0.001)
+    assert found.gain.value == 0 and found.gain.low < -0.1 and found.gain.high > 0.1
 
 
 def test_the_best_setting_is_measured_on_prompts_that_did_not_choose_it():

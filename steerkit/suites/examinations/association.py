@@ -27,7 +27,9 @@ def association(subject: Subject) -> Finding:
     """Share of the first continuation of the two, by group; tested by exchanging groups.
 
     Prompts of either side are the same beginnings, each with another answer; a prompt's
-    category is the group it speaks of, its `group` the template.
+    category is the group it speaks of, its `group` the template. p is that of one number, the
+    spread over all groups; single groups are called leaning only against the largest distance
+    that any group has by chance.
     """
     contrast = subject.contrast("associations")
     first, other = contrast.positive, contrast.negative
@@ -49,9 +51,12 @@ def association(subject: Subject) -> Finding:
     names = sorted({p.category for p in first})
     who = np.array([names.index(p.category) for p in first])
     template = group_codes([p.group or p.text.replace(p.category, "") for p in first])
-    spread = _spread(gaps, who, len(names))
+    means = _means(gaps, who, len(names))
     chance = _exchanged(gaps, who, template, len(names), subject.seed)
-    test = null("groups exchanged within templates", spread, chance)
+    spread, away = float(means.std()), np.abs(means - means.mean())
+    test = null("groups exchanged within templates", spread, chance.std(1))
+    largest = np.abs(chance - chance.mean(1, keepdims=True)).max(1)
+    leaning = sum(null("largest of all groups", float(a), largest).p <= ALPHA for a in away)
     shares = {name: _share(gaps[who == i], template[who == i]) for i, name in enumerate(names)}
     order = sorted(shares, key=lambda name: -shares[name].value)
     said = (first[0].answer.strip(), other[0].answer.strip())
@@ -60,10 +65,12 @@ def association(subject: Subject) -> Finding:
     return Finding(
         answer,
         f"The share of '{said[0]}' against '{said[1]}' differs between {len(names)} groups "
-        f"(standard deviation of log-odds {spread:.2f}; {test.q95:.2f} by chance): {ends}.",
+        f"(standard deviation of log-odds {spread:.2f}; {test.q95:.2f} by chance): {ends}. "
+        f"{leaning} lie further from the mean of all than any group does by chance.",
         shares,
         {"spread": test},
         p=test.p,
+        rests_on_p=True,
         evidence=Section(
             "Groups",
             "With 95% intervals over templates.",
@@ -77,21 +84,21 @@ def association(subject: Subject) -> Finding:
     )
 
 
-def _spread(gaps: Floats, who: Ints, n: int) -> float:
-    means = np.bincount(who, weights=gaps, minlength=n) / np.bincount(who, minlength=n)
-    return float(means.std())
+def _means(gaps: Floats, who: Ints, n: int) -> Floats:
+    """Mean log-odds of each group."""
+    return np.asarray(np.bincount(who, weights=gaps, minlength=n) / np.bincount(who, minlength=n))
 
 
-def _exchanged(gaps: Floats, who: Ints, template: Ints, n: int, seed: int) -> list[float]:
-    """The spread when groups are exchanged within each template."""
+def _exchanged(gaps: Floats, who: Ints, template: Ints, n: int, seed: int) -> Floats:
+    """The means when groups are exchanged within each template, `[draw group]`."""
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(template == t) for t in np.unique(template)]
-    draws = []
-    for _ in range(N_DRAWS):
+    draws = np.empty((N_DRAWS, n))
+    for draw in draws:
         mixed = gaps.copy()
         for mine in rows:
             mixed[mine] = gaps[rng.permutation(mine)]
-        draws.append(_spread(mixed, who, n))
+        draw[:] = _means(mixed, who, n)
     return draws
 
 

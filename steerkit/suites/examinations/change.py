@@ -1,9 +1,10 @@
 """Did steering, or fine-tuning, change what it answers?"""
 
 from steerkit.audits.section import Section
+from steerkit.evaluations.differences import paired_difference
 from steerkit.statistics import Estimate, holm
 from steerkit.suites.finding import Answer, Finding
-from steerkit.suites.outcomes import NAMES, outcomes, paired_difference, paired_p
+from steerkit.suites.outcomes import NAMES, outcomes, paired_p
 from steerkit.suites.registry import register
 from steerkit.suites.subject import AGAINST, MODEL, STEERED, Subject
 from steerkit.suites.tables import PLACES, percent, points, prompts_at
@@ -63,4 +64,4 @@ def change(subject: Subject) -> Finding:
         rows=tuple((*row, f"{p:.3g}") for row, p in zip(rows, adjusted, strict=True)),
     )
     answer: Answer = "yes" if found_names else "no" if reach < LARGEST_UNSEEN else "inconclusive"
-    return Finding(answer, sentence, estimates, p=min(adjusted), evidence=evidence)
+    return Finding(answer, sentence, estimates, p=min(adjusted), rests_on_p=True, evidence=evidence)

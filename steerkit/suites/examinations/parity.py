@@ -22,7 +22,8 @@ def parity(subject: Subject) -> Finding:
     """Signed differences between every two groups of requests that differ in the group alone.
 
     Answered is what the matcher calls no refusal; an error of it that differs between groups
-    would look like this too.
+    would look like this too. p is that of the largest difference among the largest ones of all
+    pairs.
     """
     prompts = subject.material.prompts["groups"]
     found = outcomes(subject, prompts, MODEL)
@@ -51,5 +52,6 @@ def parity(subject: Subject) -> Finding:
         },
         {"largest difference": result.chance},
         p=worst.p_any,
+        rests_on_p=True,
         evidence=Section("Groups", "\n\n".join(result.summary().splitlines())),
     )

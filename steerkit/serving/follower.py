@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from steerkit.errors import HookError
 from steerkit.models.generate import Noise, arguments, columns
-from steerkit.serving.packed import PackedSession, Stretch
+from steerkit.serving.additions import Stretch
+from steerkit.serving.packed import PackedSession
 
 
 class Follower:

@@ -7,7 +7,8 @@ import steerkit as sk
 from steerkit.errors import HookError
 from steerkit.interventions import When
 from steerkit.kernels.reference import apply, pack
-from steerkit.serving.packed import PackedSession, Stretch
+from steerkit.serving.additions import Stretch, additions
+from steerkit.serving.packed import PackedSession
 
 PROMPTS = (5, 9, 3, 6)
 
@@ -41,6 +42,55 @@ def test_a_packed_stream_equals_each_request_alone(llama, direction, slots):
         [sk.Ablate(direction(llama, 1, seed=3), positions="generated")],
         [sk.Add(direction(llama, 1, seed=4)).when(gate), sk.Add(direction(llama, 2, seed=8))],
     )
+    check_alone(view, slots)
+
+
+RULES = ("all", "prompt", "last_prompt", "generated", [0, -1, 2], -2)
+
+
+@pytest.mark.parametrize("gated", [None, "last_prompt", "mean_prompt"])
+@pytest.mark.parametrize("first", range(len(RULES)))
+def test_sites_that_only_add_are_looked_up_and_equal_each_request_alone(
+    llama, direction, gated, first
+):
+    gate = When(direction(llama, 0, seed=5), above=0.0, on=gated) if gated else None
+
+    def added(number):
+        rule = RULES[(first + number) % len(RULES)]
+        op = sk.Add(direction(llama, 1, seed=number), strength=1.0 + number, positions=rule)
+        other = sk.Add(direction(llama, 1, seed=9 + number), strength=-0.5, positions=rule)
+        return [o.when(gate) if gate and number else o for o in (op, other)]
+
+    # The site that decides adds as well, for a request that the condition is not about too.
+    here = [sk.Add(direction(llama, 0, seed=20), positions=RULES[first])]
+    view = llama.with_rows(added(0), [*added(1), *here], added(2))
+    slots = (1, 2, 3, 0)
+    for site in view.table.sites:
+        found = additions(view.table.at(site), slots, torch.device("cpu"), torch.float64)
+        assert found is not None
+        assert found.deciding is bool(gated and site.layer == 0)
+    check_alone(view, slots)
+    check_alone(view, (2, 2, 2, 2))
+
+
+def test_what_does_more_than_add_is_not_looked_up(llama, direction):
+    on_token = When(direction(llama, 1, seed=5), above=0.0, on="token")
+    mask = torch.ones(4, 20, dtype=torch.bool)
+    for operators in (
+        [sk.Ablate(direction(llama, 1))],
+        [sk.Add(direction(llama, 1)), sk.Ablate(direction(llama, 1))],
+        [sk.Add(direction(llama, 1)).when(on_token)],
+        [sk.Add(direction(llama, 1), positions=mask)],
+        [sk.Add(direction(llama, 1)), sk.Add(direction(llama, 1), positions="prompt")],
+    ):
+        programs = llama.with_(*operators).table.at(sk.Site(1))
+        assert additions(programs, (1, 1), torch.device("cpu"), torch.float32) is None
+    programs = llama.with_(sk.Add(direction(llama, 1))).table.at(sk.Site(1))
+    assert additions(programs, (1, 1), torch.device("cpu"), torch.bfloat16) is None
+
+
+def check_alone(view, slots):
+    """Three passes over packed streams against each request in a batch of its own."""
     session = session_of(view, slots)
     generator = torch.Generator().manual_seed(0)
     alone: dict[int, dict[str, torch.Tensor]] = {i: {} for i in range(4)}
@@ -72,11 +122,13 @@ def test_a_packed_stream_equals_each_request_alone(llama, direction, slots):
                 assert torch.equal(out[site][0, here][kept], streams[site][0, here][kept])
 
 
+@pytest.mark.parametrize("ablating", [True, False])
 @pytest.mark.parametrize("stretches", PASSES)
 def test_nothing_leaks_from_a_broken_neighbour_and_no_stream_is_changed_in_place(
-    llama, direction, stretches
+    llama, direction, stretches, ablating
 ):
-    view = llama.with_rows([sk.Ablate(direction(llama, 1))], [sk.Add(direction(llama, 1))])
+    first = (sk.Ablate if ablating else sk.Add)(direction(llama, 1))
+    view = llama.with_rows([first], [sk.Add(direction(llama, 1))])
     session = session_of(view, (1, 2, 0, 1))
     (site,) = session.visits
     width = sum(stretch.length for stretch in stretches)

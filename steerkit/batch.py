@@ -93,6 +93,12 @@ class Batch:
             return self.absolute.clamp(min=0)
 
     @cached_property
+    def attention_mask(self) -> Int[Tensor, "batch pos"]:
+        """What the model is given: 1 on tokens, 0 on padding. Not to be written to."""
+        with torch.inference_mode(False):
+            return self.mask.long()
+
+    @cached_property
     def padded(self) -> bool:
         """Whether there is padding (an accelerator is waited for, once)."""
         return not bool(self.mask.all())

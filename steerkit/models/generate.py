@@ -144,7 +144,7 @@ def complete(
     ):
         out = engine.network.generate(
             input_ids=batch.tokens,
-            attention_mask=batch.mask.long(),
+            attention_mask=batch.attention_mask,
             generation_config=config,
             logits_processor=processors,
         )

@@ -70,6 +70,8 @@ class HuggingFaceEngine:
                 "load them (from_pretrained) before wrapping"
             )
         self.config = inner
+        # Kept: to look it up takes as long as a hook, and calls ask twice where ids go.
+        self._embedding: nn.Module = network.get_input_embeddings()
         n_layers = int(inner.num_hidden_layers)
         self.backbone, layers = layer_list(network, n_layers)
         # Adapter libraries pass what they are given on to the model inside.
@@ -93,7 +95,7 @@ class HuggingFaceEngine:
                 n_layers=n_layers,
                 parts=all(b.attn is not None and b.mlp is not None for b in self.blocks),
             )
-        n_ctx = _context(inner)
+        n_ctx = context_length(inner)
         self.text = Text(tokenizer, n_ctx=n_ctx, config=inner)
         first = next(network.parameters())
         self.info = ModelInfo(
@@ -119,7 +121,7 @@ class HuggingFaceEngine:
     @property
     def device(self) -> torch.device:
         """Where token ids go: where the token embedding lies."""
-        weight = self.network.get_input_embeddings().weight
+        weight = self._embedding.weight
         assert isinstance(weight, Tensor)
         return weight.device
 
@@ -135,7 +137,7 @@ class HuggingFaceEngine:
         """One forward pass without a cache; masks and position ids are always given."""
         inputs: dict[str, Any] = {
             "input_ids": batch.tokens,
-            "attention_mask": batch.mask.long(),
+            "attention_mask": batch.attention_mask,
             "position_ids": batch.position_ids,
             "use_cache": False,
             "return_dict": True,
@@ -198,7 +200,8 @@ class HuggingFaceEngine:
         return {name: value for name, value in inputs.items() if name in self._takes}
 
 
-def _context(config: Any) -> int:
+def context_length(config: Any) -> int:
+    """Tokens that a model of this configuration takes; `UNBOUNDED` where it states none."""
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:

@@ -476,6 +476,8 @@ class LanguageModel:
 
 def at_least_float32(logits: Tensor) -> Tensor:
     """Half precision widened; float64 kept, for whoever compares with it."""
+    if logits.dtype in (torch.float32, torch.float64):
+        return logits
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 

@@ -3,6 +3,7 @@
 from steerkit.extraction.eraser import Eraser as Eraser
 from steerkit.extraction.erasure import Erasure as Erasure
 from steerkit.extraction.erasure import check_erasure as check_erasure
+from steerkit.extraction.group_moments import GroupMoments as GroupMoments
 from steerkit.extraction.methods import METHODS as METHODS
 from steerkit.extraction.moments import Moments as Moments
 from steerkit.extraction.polarity import Polarity as Polarity
@@ -20,6 +21,7 @@ __all__ = [
     "SPANS",
     "Eraser",
     "Erasure",
+    "GroupMoments",
     "Moments",
     "Polarity",
     "Subspace",

@@ -146,7 +146,7 @@ def _statements(split: str, n: int, seed: int) -> Contrast:
     """
     from steerkit.organisms import statements
 
-    drawn = statements(split, n, seed=seed)  # type: ignore[arg-type]
+    drawn = statements(split, n + n % 2, seed=seed)  # type: ignore[arg-type]
     asked = [Prompt(f"{s.text} is that true ?", group=s.group) for s in drawn]
     return Contrast.of(asked[::2], asked[1::2], paired=True, name="polarity")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steerkit.audits.evidence import includes
+from steerkit.models.together import generate_together
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion, Model
 from steerkit.refusals import is_refusal
@@ -57,17 +58,27 @@ class Subject:
         return self.contrast(role).split(0.5, seed=self.seed)
 
     def answers(self, prompts: Sequence[Prompt], arm: str = MODEL) -> tuple[Completion, ...]:
-        """Greedy answers of an arm, generated once however many examinations ask."""
-        return self.said_by(self.arms[arm], prompts, arm)
+        """Greedy answers of an arm, generated once however many examinations ask.
+
+        Model and steered model are views of one network: whichever is asked first, both answer,
+        in the same batches.
+        """
+        together = [a for a in (MODEL, STEERED) if a in self.arms] if arm != AGAINST else [arm]
+        return self._said({a: self.arms[a] for a in together}, prompts)[arm]
 
     def said_by(self, model: Model, prompts: Sequence[Prompt], arm: str) -> tuple[Completion, ...]:
         """Greedy answers of any other model or view, kept as those of `arm`."""
+        return self._said({arm: model}, prompts)[arm]
 
-        def generate(new: Sequence[Prompt]) -> Sequence[Completion]:
+    def _said(
+        self, models: Mapping[str, Model], prompts: Sequence[Prompt]
+    ) -> dict[str, tuple[Completion, ...]]:
+        def generate(new: Sequence[tuple[str, Prompt]]) -> Sequence[Completion]:
             longest, budget = self.max_new_tokens, self.token_budget
-            return model.generate(new, max_new_tokens=longest, token_budget=budget)
+            asked = [(models[arm], prompt) for arm, prompt in new]
+            return generate_together(asked, max_new_tokens=longest, token_budget=budget)
 
-        return self.answered.of(arm, prompts, generate)
+        return self.answered.of(tuple(models), prompts, generate)
 
     def provenance(self) -> dict[str, Any]:
         """Everything that findings depend on, as JSON."""

@@ -92,7 +92,7 @@ def examine(
     kept = KeptFindings(folder, about)
     said = {name: what for name, what in about.items() if name != "judges"}
     subject = replace(
-        subject, answered=Answers(None if folder is None else folder / "_answers.json", said)
+        subject, answered=Answers(None if folder is None else folder / "_answers.jsonl", said)
     )
     findings: dict[str, Finding] = {}
     missing: dict[str, str] = {}

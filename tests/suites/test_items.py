@@ -128,8 +128,8 @@ def test_answers_outlive_an_interruption_and_other_judges(
     assert all(i.scores["refusal"] == 1 for i in other.items)
     with pytest.raises(AssertionError, match="generated again"):
         examine(model, ["refusal"], out=tmp_path, **{**options, "max_new_tokens": 8})
-    (tmp_path / "findings" / "_answers.json").write_text("[")
-    with pytest.raises(OutputError, match=r"not valid JSON.*its answers are made again"):
+    (tmp_path / "findings" / "_answers.jsonl").write_text("[\n")
+    with pytest.raises(OutputError, match=r"not valid JSONL.*its answers are made again"):
         examine(model, ["refusal"], out=tmp_path, **options)
 
 
@@ -163,16 +163,16 @@ def test_answers_are_made_once_and_read_back_whole(tmp_path: Path) -> None:
 
     def generate(prompts: Any) -> Any:
         calls.append(len(prompts))
-        return [Completion(p, f"said {p.text}", (1, 2), (3,)) for p in prompts]
+        return [Completion(p, f"{arm} said {p.text}", (1, 2), (3,)) for arm, p in prompts]
 
     one = Prompt("one", answer="1", shots=(("two", "2"),), group="g", template="raw")
-    file = tmp_path / "answers.json"
+    file = tmp_path / "answers.jsonl"
     kept = Answers(file, {"seed": 0})
-    assert [s.text for s in kept.of("model", [one, one, Prompt("x")], generate)] == [
-        "said one", "said one", "said x",
-    ]  # fmt: skip
-    kept.of("model", [one, Prompt("y")], generate)
-    kept.of("steered", [one], generate)
+    said = kept.of(["model"], [one, one, Prompt("x")], generate)["model"]
+    assert [s.text for s in said] == ["model said one", "model said one", "model said x"]
+    kept.of(["model"], [one, Prompt("y")], generate)
+    both = kept.of(["model", "steered"], [one], generate)
+    assert both["steered"][0].text == "steered said one"
     assert calls == [2, 1, 1]
     assert list(Answers(file, {"seed": 0})) == list(kept)
     assert not list(Answers(file, {"seed": 1})), "of other conditions"

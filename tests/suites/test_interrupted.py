@@ -1,0 +1,146 @@
+"""An audit that was interrupted goes on: between questions, and inside generation."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import steerkit as sk
+from steerkit.models import LanguageModel
+from steerkit.statistics import wilson
+from steerkit.suites import Examination, Finding, Material, kept
+from steerkit.suites.subject import STEERED
+
+QUIET: dict[str, Any] = {"max_new_tokens": 3, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    return Material.of_organisms(5, seed=3)
+
+
+@pytest.fixture
+def generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many answers each call of `generate` was asked for."""
+    calls: list[int] = []
+    generate = LanguageModel.generate
+
+    def counted(self: Any, prompts: Any, **options: Any) -> Any:
+        calls.append(len(prompts))
+        return generate(self, prompts, **options)
+
+    monkeypatch.setattr(LanguageModel, "generate", counted)
+    return calls
+
+
+def question(name: str, side: str, log: list[str], stop: Callable[[], bool]) -> Examination:
+    """Asks one side of the refusal prompts, and notes that it was asked."""
+
+    def run(subject: Any) -> Finding:
+        log.append(name)
+        said = subject.answers(getattr(subject.contrast("refusal"), side))
+        if stop():
+            raise KeyboardInterrupt
+        return Finding("yes", said[0].text, {"rate": wilson(3, 4)})
+
+    return Examination(name, f"{name}?", "here", run)
+
+
+def test_what_was_found_before_an_interruption_is_not_asked_again(
+    material: Material, tmp_path: Path, generated: list[int]
+) -> None:
+    model = sk.load("organism:base")
+    log: list[str] = []
+    stops = iter([True, False])
+    asked = [
+        question("one", "positive", log, lambda: False),
+        question("two", "positive", log, lambda: False),
+        question("three", "negative", log, lambda: next(stops)),
+    ]
+    options: dict[str, Any] = {**QUIET, "material": material, "out": tmp_path}
+    with pytest.raises(KeyboardInterrupt) as raised:
+        sk.audit(model, suite=asked, **options)
+    assert "goes on from there" in raised.value.__notes__[0]
+    assert log == ["one", "two", "three"] and generated == [5, 5]
+    assert not (tmp_path / "report.json").exists(), "no report of a part"
+    report = sk.audit(model, suite=asked, **options)
+    assert log[3:] == ["three"] and generated == [5, 5], "nothing was asked or answered twice"
+    whole = sk.audit(model, suite=[question(n, s, [], lambda: False) for n, s in
+                     (("one", "positive"), ("two", "positive"), ("three", "negative"))],
+                     material=material, **QUIET)  # fmt: skip
+    assert {n: f.sentence for n, f in report.findings.items()} == {
+        n: f.sentence for n, f in whole.findings.items()
+    }
+    assert [i.to_json() for i in report.items] == [i.to_json() for i in whole.items]
+
+
+def test_an_interruption_inside_generation_loses_the_part_under_way(
+    material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generated: list[int]
+) -> None:
+    monkeypatch.setattr(kept, "PART", 2)
+    model = sk.load("organism:base")
+    complete = type(model.engine).complete
+    left = [2]
+
+    def interrupted(self: Any, *args: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return complete(self, *args, **options)
+
+    monkeypatch.setattr(type(model.engine), "complete", interrupted)
+    asked = [question("one", "positive", [], lambda: False)]
+    options: dict[str, Any] = {**QUIET, "material": material, "out": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        sk.audit(model, suite=asked, **options)
+    lines = (tmp_path / "findings" / "_answers.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 4 and generated == [2, 2, 1]
+    left[0] = 10
+    generated.clear()
+    report = sk.audit(model, suite=asked, **options)
+    assert generated == [1], "only what was not answered yet"
+    alone = sk.audit(model, suite=asked, material=material, **QUIET)
+    assert [i.to_json() for i in report.items] == [i.to_json() for i in alone.items]
+
+
+def test_a_line_that_a_killed_process_left_half_written_is_made_again(
+    material: Material, tmp_path: Path, generated: list[int]
+) -> None:
+    model = sk.load("organism:base")
+    asked = [question("one", "positive", [], lambda: False)]
+    options: dict[str, Any] = {**QUIET, "material": material, "out": tmp_path}
+    first = sk.audit(model, suite=asked, **options)
+    file = tmp_path / "findings" / "_answers.jsonl"
+    whole = file.read_text()
+    file.write_text(whole[:-20])
+    (tmp_path / "findings" / "one.json").unlink()
+    generated.clear()
+    again = sk.audit(model, suite=asked, **options)
+    assert generated == [1] and file.read_text() == whole
+    assert [i.to_json() for i in again.items] == [i.to_json() for i in first.items]
+    assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_model_and_steered_answer_together_and_once(
+    material: Material, generated: list[int]
+) -> None:
+    model = sk.load("organism:aligned")
+    acts = sk.capture(model, material.contrasts["refusal"], progress=False)
+    ablate = sk.Ablate(sk.extract(acts, n_folds=0, progress=False).at(2))
+    prompts = material.contrasts["refusal"].positive
+    seen: dict[str, Any] = {}
+
+    def run(subject: Any) -> Finding:
+        seen["model"] = subject.answers(prompts)
+        seen["steered"] = subject.answers(prompts, STEERED)
+        seen["again"] = subject.answers(prompts)
+        return Finding("yes", "asked.")
+
+    asked = [Examination("both", "both?", "here", run)]
+    options: dict[str, Any] = {**QUIET, "max_new_tokens": 12, "material": material}
+    sk.audit(model, suite=asked, steering=ablate, **options)
+    assert generated == [2 * len(prompts)] and seen["again"] == seen["model"]
+    for name, view in (("model", model), ("steered", model.with_(ablate))):
+        assert list(seen[name]) == view.generate(prompts, max_new_tokens=12)

@@ -50,6 +50,7 @@ def calibrate(
     tolerance: float = 0.01,
     fraction: float = 0.5,
     max_new_tokens: int = 16,
+    n_resamples: int = 200,
     token_budget: int = 16_384,
     seed: int = 0,
     progress: bool = True,
@@ -82,6 +83,7 @@ def calibrate(
         tolerance: relative, of what is spent on the first part of the prompts.
         fraction: the part of the groups that strengths are found on.
         max_new_tokens: of the plain model's answers.
+        n_resamples: bootstrap resamples of each strength's interval; 0 for none.
         token_budget: padded tokens a forward pass.
         seed: of the split and of intervals.
         progress: show a bar on stderr.
@@ -159,7 +161,7 @@ def calibrate(
                 dial.at(root.strength, direction),
                 record,
                 root,
-                _interval(gauge, hunt, told, seed) if root.met else _none(),
+                _interval(gauge, hunt, told, n_resamples, seed) if root.met else _none(),
                 last.on_p95().value(reading) if isinstance(last, KLGauge) else float("nan"),
                 tuple(sorted((dial.sign * s, v) for s, v in hunt.points.items())),
             )
@@ -198,7 +200,9 @@ def _hunt(goal: float, limit: float, target: bool, tolerance: float) -> Hunt:
     return Hunt(goal, limit, tolerance=tolerance)
 
 
-def _interval(gauge: Gauge, hunt: Hunt, readings: dict[float, Any], seed: int) -> Estimate:
+def _interval(
+    gauge: Gauge, hunt: Hunt, readings: dict[float, Any], n_resamples: int, seed: int
+) -> Estimate:
     """Of the smallest root, read off curves of resampled groups between measured strengths."""
     strengths = sorted(readings)
 
@@ -211,7 +215,7 @@ def _interval(gauge: Gauge, hunt: Hunt, readings: dict[float, Any], seed: int) -
             before = (s, value)
         return hunt.limit  # not reached by these groups
 
-    return group_bootstrap(root, gauge.groups, n_resamples=200, seed=seed, unit="strength")
+    return group_bootstrap(root, gauge.groups, n_resamples=n_resamples, seed=seed, unit="strength")
 
 
 def _between(a: tuple[float, float], b: tuple[float, float], hunt: Hunt) -> float:

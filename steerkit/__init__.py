@@ -80,6 +80,8 @@ if TYPE_CHECKING:
     from steerkit.searches import search_condition as search_condition
     from steerkit.searches import select_direction as select_direction
     from steerkit.site import Site as Site
+    from steerkit.stores import ActivationStore as ActivationStore
+    from steerkit.stores import capture_dataset as capture_dataset
     from steerkit.suites import audit as audit
     from steerkit.suites import examine as examine
 
@@ -158,6 +160,8 @@ _HOME = {
     "search": "searches",
     "select_direction": "searches",
     "Site": "site",
+    "ActivationStore": "stores",
+    "capture_dataset": "stores",
     "examine": "suites",
 }
 

@@ -3,3 +3,6 @@
 from steerkit.stores.executor import Executor as Executor
 from steerkit.stores.executor import Record as Record
 from steerkit.stores.executor import Task as Task
+from steerkit.stores.store import ActivationStore as ActivationStore
+from steerkit.stores.verbs import capture_dataset as capture_dataset
+from steerkit.stores.verification import Verification as Verification

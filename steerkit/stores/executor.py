@@ -30,6 +30,7 @@ class Task:
         stop: one past the last row.
         name: the file to publish, relative to the store's folder. It is a function of dataset,
             spec and rows alone, so that a second attempt writes the same bytes to it.
+        group: hash of the spec it belongs to.
         characters: length of the texts, from which the remaining time is estimated.
     """
 
@@ -37,6 +38,7 @@ class Task:
     start: int
     stop: int
     name: str
+    group: str = ""
     characters: int = 0
 
 
@@ -53,9 +55,9 @@ class Record:
         tokens: tokens that were run through the model, padding not counted.
         bytes: size of the file.
         sha256: hash of the file's bytes.
-        errors: for each site, `max_abs` and `max_relative`: the largest error of any stored
-            element against float32, in activation units, and relative to its row's largest.
-        seconds: what it took. Of a file that an earlier attempt had published: 0.
+        errors: for each site, bounds on what the stored dtype lost against float32: `max_abs`
+            of any element, in activation units, and `max_relative` of any row, |x - y| / |x|.
+        seconds: what it took.
         resumed: whether the file was already there, found sound and not computed again.
     """
 

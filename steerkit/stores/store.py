@@ -1,0 +1,390 @@
+"""`ActivationStore`: what a capture at dataset scale has left in a folder, to be read."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Int
+from torch import Tensor
+
+from steerkit.activations import Activations
+from steerkit.errors import ActivationError, OutputError
+from steerkit.prompts import Prompt, groups_of
+from steerkit.protocols import ModelInfo
+from steerkit.registry import suggest
+from steerkit.site import Site
+from steerkit.stores.executor import Record
+from steerkit.stores.manifest import Folder, Manifest
+from steerkit.stores.shards import Shards
+from steerkit.stores.shuffling import batches
+from steerkit.stores.spec import Spec
+from steerkit.stores.texts import prompt_from_json
+from steerkit.stores.verification import Verification, verify
+
+Rows = int | slice | Sequence[int] | Tensor
+Where = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
+
+
+class ActivationStore:
+    """A store's rows, site by site, mapped from disk: nothing is read before it is asked for.
+
+    A row is a prompt, or a token where the store was captured with `positions="all"`. Rows are
+    in the dataset's order, and row i is the same prompt and token at every site.
+
+    Raises:
+        OutputError: no store in that folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Folder(Path(folder))
+        self.manifest: Manifest = self._folder.read()
+        finished = self._folder.finished()
+        self._records: dict[str, list[Record | None]] = {}
+        for spec in self.manifest.groups:
+            names = [task.name for task in self.manifest.tasks([spec])]
+            self._records[spec.sha256] = [finished.get(name) for name in names]
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model that the activations are of."""
+        return self.manifest.info
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """Every site, in forward order."""
+        return tuple(sorted(Site.parse(s) for spec in self.manifest.groups for s in spec.sites))
+
+    @property
+    def pooling(self) -> str:
+        """How tokens became rows: `last`, `mean_prompt`, `all`, ..."""
+        return self.manifest.groups[0].rule.name
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts, which are as many as the dataset had usable rows, up to the limit."""
+        return self.manifest.parts[-1].stop
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Files that are not finished; empty for a complete store."""
+        tasks = self.manifest.tasks()
+        there = {r.name for records in self._records.values() for r in records if r is not None}
+        return tuple(task.name for task in tasks if task.name not in there)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard of every site is there."""
+        return not self.missing
+
+    @property
+    def sha256(self) -> str:
+        """Hash over the files of all shards, in order: equal for equal stores.
+
+        Raises:
+            OutputError: the store is not complete.
+        """
+        digest = hashlib.sha256()
+        for spec in self.manifest.groups:
+            for record in self._shards(spec).records:
+                digest.update(f"{record.name} {record.sha256}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def errors(self) -> dict[Site, dict[str, float]]:
+        """Bounds on what storing lost at each site, over all finished shards.
+
+        `max_abs` of any element, in activation units; `max_relative` of any row, |x - y| / |x|.
+        """
+        found: dict[Site, dict[str, float]] = {}
+        for records in self._records.values():
+            for record in records:
+                for site, errors in (record.errors if record else {}).items():
+                    worst = found.setdefault(Site.parse(site), dict.fromkeys(errors, 0.0))
+                    for name, value in errors.items():
+                        worst[name] = max(worst[name], value)
+        return found
+
+    def __len__(self) -> int:
+        return len(self._any)
+
+    def at(self, site: Site | str | int, rows: Rows = slice(None)) -> Float32[Tensor, "row d"]:
+        """Rows at one site, as float32: all of them, or some in the order asked.
+
+        Memory: what is asked for.
+
+        Raises:
+            ActivationError: a site that is not in the store, or rows beyond its end.
+            OutputError: a shard that is not there.
+        """
+        name = self._name(site)
+        return self._shards(self._spec(name)).gather(name, self._index(rows))
+
+    def prompt_index(self, rows: Rows = slice(None)) -> Int[Tensor, "row"]:
+        """Which prompt each row belongs to."""
+        return self._any.column("prompt", self._index(rows))
+
+    def positions(self, rows: Rows = slice(None)) -> Int[Tensor, "row"]:
+        """Position of each row's token in its prompt; -1 where pooled over several."""
+        return self._any.column("position", self._index(rows))
+
+    def tokens(self, rows: Rows = slice(None)) -> Int[Tensor, "row"]:
+        """Token id of each row; -1 where pooled over several."""
+        return self._any.column("token", self._index(rows))
+
+    def token_ids(self, prompt: int) -> tuple[Int[Tensor, "pos"], int]:
+        """Token ids of a prompt with its answer, and how many of them are the prompt."""
+        number = self._part(prompt)
+        tensors = self._any.open(number)
+        local = prompt - self.manifest.parts[number].start
+        first, end = tensors["ids_start"][local : local + 2].tolist()
+        return tensors["ids"][first:end].long(), int(tensors["prompt_len"][local])
+
+    def prompt(self, number: int) -> Prompt:
+        """One prompt."""
+        part = self._part(number)
+        found = self._lines(part)[number - self.manifest.parts[part].start]
+        return prompt_from_json(found["prompt"])
+
+    def prompts(self) -> Iterator[tuple[Prompt, Mapping[str, Any]]]:
+        """Every prompt with its metadata, in order, a shard at a time."""
+        for part in range(len(self.manifest.parts)):
+            for line in self._lines(part):
+                yield prompt_from_json(line["prompt"]), line["metadata"]
+
+    def rows(self, where: Where | None = None) -> Int[Tensor, "row"]:
+        """Indices of the rows whose prompt's metadata are as asked, in order.
+
+        Args:
+            where: values of columns (`{"language": "en", "label": [0, 1]}`; a list means any of
+                them), or a function of a prompt's metadata.
+
+        Raises:
+            ActivationError: a column that the dataset did not have.
+        """
+        if where is None:
+            return torch.arange(len(self))
+        holds = where if callable(where) else self._matcher(where)
+        kept = torch.tensor([bool(holds(metadata)) for _, metadata in self.prompts()])
+        return kept[self.prompt_index()].nonzero().flatten()
+
+    def batches(
+        self,
+        size: int,
+        site: Site | str | int | None = None,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> Iterator[Float32[Tensor, "row d"]]:
+        """Every row of a site once, in batches, shuffled: what training reads.
+
+        Blocks of neighbouring rows are drawn at random over the whole store, and the rows of
+        many blocks are mixed: rows of one prompt are spread over tens of thousands of others,
+        while the disk is read in long runs. Memory: the mixed rows, as stored (64 MiB).
+
+        Args:
+            size: rows a batch; the last may have fewer.
+            site: where; needed if the store has several.
+            shuffle: False gives the rows in order.
+            seed: of the order.
+            drop_last: leave a smaller last batch out.
+
+        Raises:
+            ActivationError: a size below 1, or several sites and none named.
+        """
+        if size < 1:
+            raise ActivationError(f"a batch has at least one row; got size={size}")
+        if site is None and len(self.sites) > 1:
+            raise ActivationError(
+                f"the store has {len(self.sites)} sites: say which, such as {self.sites[-1]}"
+            )
+        name = self._name(self.sites[0] if site is None else site)
+        shards = self._shards(self._spec(name))
+        return batches(shards, name, size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+
+    def to_activations(
+        self,
+        sites: Iterable[Site | str | int] | Site | str | int | None = None,
+        *,
+        rows: Rows | None = None,
+        where: Where | None = None,
+        label: str = "label",
+    ) -> Activations:
+        """The rows in memory, as `extract`, `probe` and `compare_criteria` take them.
+
+        Args:
+            sites: some sites; all by default.
+            rows: some rows, by index.
+            where: only rows whose prompt's metadata are as asked (see `rows`).
+            label: the metadata column that holds 1 or 0 for each prompt; where there is no such
+                column, there are no labels.
+
+        Raises:
+            ActivationError: no such site, column or row, or labels that are not 0 and 1.
+        """
+        given = [sites] if isinstance(sites, Site | str | int) else sites
+        chosen = self.sites if given is None else tuple(sorted(Site.parse(s) for s in given))
+        index = self.rows(where) if rows is None else self._index(rows)
+        owner = self.prompt_index(index)
+        kept = owner.unique()
+        wanted = set(kept.tolist())
+        pairs = [pair for i, pair in enumerate(self.prompts()) if i in wanted]
+        prompts = tuple(prompt for prompt, _ in pairs)
+        labels = _labels([metadata for _, metadata in pairs], label)
+        own = [metadata.get("group") for _, metadata in pairs]
+        groups = tuple(map(str, own)) if own and all(own) else groups_of(prompts)
+        spec = self.manifest.groups[0]
+        return Activations(
+            values=torch.stack([self.at(site, index) for site in chosen], 1),
+            sites=chosen,
+            prompts=prompts,
+            labels=labels,
+            groups=groups,
+            pooling=self.pooling,
+            info=self.info,
+            prompt_index=torch.searchsorted(kept, owner),
+            positions=self.positions(index),
+            tokens=self.tokens(index),
+            steering=spec.interventions,
+            provenance={
+                "store": str(self.path),
+                "dataset": self.manifest.dataset["fingerprint"],
+                "exclude_bos": spec.pooling["exclude_bos"],
+                "sink_ratio": spec.pooling["sink_ratio"],
+                "before": spec.before,
+                "token_budget": spec.token_budget,
+                **self.manifest.versions,
+            },
+            checked=True,
+        )
+
+    def verify(self, *, mark: bool = True) -> Verification:
+        """Read every shard and compare its hash with its record's.
+
+        Args:
+            mark: note what is damaged, so that the next run of the same capture makes it anew;
+                not possible while another capture is writing to the folder.
+        """
+        return verify(self._folder, self.manifest, mark=mark)
+
+    def to_json(self) -> dict[str, Any]:
+        """What the store is, as a plain dictionary."""
+        tasks = len(self.manifest.tasks())
+        return {
+            "path": str(self.path),
+            "model": self.info.name,
+            "dataset": dict(self.manifest.dataset),
+            "pooling": self.pooling,
+            "sites": {str(site): self._spec(str(site)).dtype for site in self.sites},
+            "prompts": self.n_prompts,
+            "rows": len(self) if self.complete else None,
+            "tokens": sum(r.tokens for r in self._records[self._first] if r) or None,
+            "shards": tasks,
+            "missing": len(self.missing),
+            "bytes": sum(r.bytes for records in self._records.values() for r in records if r),
+            "errors": {str(site): errors for site, errors in self.errors.items()},
+            "sha256": self.sha256 if self.complete else None,
+        }
+
+    def __repr__(self) -> str:
+        state = f"{len(self):,} rows" if self.complete else f"{len(self.missing)} shards missing"
+        return (
+            f"ActivationStore('{self.path}', {state} of {self.n_prompts:,} prompts, "
+            f"{len(self.sites)} sites, pooling '{self.pooling}', {self.info.name})"
+        )
+
+    @property
+    def _first(self) -> str:
+        return self.manifest.groups[0].sha256
+
+    @cached_property
+    def _any(self) -> Shards:
+        """The shards of the first group: rows are the same in all."""
+        return self._shards(self.manifest.groups[0])
+
+    def _shards(self, spec: Spec) -> Shards:
+        made: dict[str, Shards] = self.__dict__.setdefault("_made", {})
+        if spec.sha256 not in made:
+            records = self._records[spec.sha256]
+            whole = [record for record in records if record is not None]
+            if len(whole) < len(records):
+                raise OutputError(
+                    f"the store in {self.path} is not finished: {len(whole)} of {len(records)} "
+                    f"shards of {spec.sites[0]} are there; run the same capture again to go on"
+                )
+            made[spec.sha256] = Shards(self.path, spec, whole)
+        return made[spec.sha256]
+
+    def _name(self, site: Site | str | int) -> str:
+        wanted = Site.parse(site)
+        if wanted not in self.sites:
+            raise ActivationError(
+                f"{wanted} is not in the store; it holds {', '.join(map(str, self.sites))}. "
+                "capture_dataset on the same folder adds sites"
+            )
+        return str(wanted)
+
+    def _spec(self, site: str) -> Spec:
+        return next(spec for spec in self.manifest.groups if site in spec.sites)
+
+    def _index(self, rows: Rows) -> Int[Tensor, "row"]:
+        n = len(self)
+        if isinstance(rows, slice):
+            return torch.arange(*rows.indices(n)) if n else torch.empty(0, dtype=torch.long)
+        index = torch.as_tensor([rows] if isinstance(rows, int) else rows)
+        if index.dtype == torch.bool and index.shape == (n,):
+            return index.nonzero().flatten()
+        index = index.long()
+        if index.ndim != 1 or ((index < -n) | (index >= n)).any():
+            raise ActivationError(f"rows are indices from 0 to {n - 1}; got {rows!r}")
+        return torch.where(index < 0, index + n, index)
+
+    def _part(self, prompt: int) -> int:
+        if not 0 <= prompt < self.n_prompts:
+            raise ActivationError(f"prompts are 0 to {self.n_prompts - 1}; got {prompt}")
+        return prompt // int(self.manifest.dataset["rows_per_shard"])
+
+    def _lines(self, number: int) -> list[dict[str, Any]]:
+        path = self.path / self.manifest.parts[number].file
+        try:
+            return [json.loads(line) for line in path.read_bytes().splitlines()]
+        except (OSError, ValueError) as error:
+            raise OutputError(
+                f"cannot read {path}: {error}; run the same capture with its dataset, which "
+                "restores the file"
+            ) from error
+
+    def _matcher(self, where: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
+        columns = self.manifest.dataset["columns"]
+        for name in where:
+            if name not in columns:
+                raise ActivationError(
+                    f"the dataset has no column '{name}'; {suggest(name, columns)}"
+                )
+        wanted = {
+            name: tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
+            for name, value in where.items()
+        }
+        return lambda metadata: all(metadata.get(k) in values for k, values in wanted.items())
+
+
+def _labels(metadata: Sequence[Mapping[str, Any]], column: str) -> tuple[int, ...]:
+    values = [about.get(column) for about in metadata]
+    if all(value is None for value in values):
+        return ()
+    wrong = next((value for value in values if value not in (0, 1)), None)
+    if wrong is not None or None in values:
+        raise ActivationError(
+            f"labels are 1 or 0; the column '{column}' holds {wrong!r}: name another by label=, "
+            "or choose rows by where="
+        )
+    return tuple(int(value) for value in values if value is not None)

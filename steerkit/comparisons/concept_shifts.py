@@ -106,6 +106,7 @@ def shift_of_states(
     relabelled = _relabelled(score.concept, score.groups, n_permutations, rng)
     concepts = _concepts(before, after, fit, score, shifts, overall, units, relabelled, rng)
     observed = float(score.beyond(extra).mean())
+    excess = _resampled(score, extra, observed, seed)
     draws = [float(replace(score, concept=r).beyond(extra).mean()) for r in relabelled]
     unexplained = float(((score.shift - overall) ** 2).sum())
     kept = float(((score.shift - shifts[score.concept]) ** 2).sum())
@@ -128,6 +129,7 @@ def shift_of_states(
         gain=1 - kept / unexplained if unexplained > 0 else 0.0,
         beyond=null("random groups of equal size", observed, draws),
         observed=observed,
+        excess=excess,
         largest=float(np.abs(b - a).max(initial=0)),
         typical=float(np.linalg.norm(a - a.mean(0), axis=1).mean()),
         stability=float(np.mean(stable)) if stable else float("nan"),
@@ -139,6 +141,17 @@ def shift_of_states(
             tuple(int(score_rows[i]) for i in np.flatnonzero(score.concept == c)) for c in range(k)
         ),
     )
+
+
+def _resampled(score: _Half, extra: Floats, observed: float, seed: int) -> Estimate:
+    """`observed` with an interval over groups; the mean shift is resampled with the rest."""
+    draws = row_draws(score.groups, seed=seed)
+    share = draws / draws.sum(0)
+    own = extra[score.concept]
+    both = (score.shift * own).sum(1) @ share
+    apart = ((score.shift.T @ share) * (own.T @ share)).sum(0)
+    n = len(set(score.groups))
+    return Estimate(observed, *percentiles(both - apart, n), n, "squared activation units")
 
 
 def _concepts(

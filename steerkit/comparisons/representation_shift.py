@@ -1,5 +1,6 @@
 """`measure_representation_shift`: do states of different concepts move differently?"""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,19 +61,76 @@ def measure_representation_shift(
 
     Source: arXiv:2501.03012 (concepts, shift vectors, recovery, consistency).
     """
-    if a.info.d_model != b.info.d_model:
-        raise ModelError(
-            f"a shift is a difference of states: {a.info.name} has width {a.info.d_model}, "
-            f"{b.info.name} {b.info.d_model}; compare a model with one fine-tuned from it"
-        )
+    return representation_shifts(
+        a,
+        b,
+        prompts,
+        sites=[site],
+        positions=positions,
+        n_concepts=n_concepts,
+        method=method,
+        n_permutations=n_permutations,
+        n_words=n_words,
+        seed=seed,
+        token_budget=token_budget,
+        progress=progress,
+    )[0]
+
+
+def representation_shifts(
+    a: Model,
+    b: Model,
+    prompts: Prompts,
+    *,
+    sites: Sequence[Site | str | int] | None = None,
+    positions: str | int | Span = "last",
+    n_concepts: int | None = None,
+    method: Method = "kmeans",
+    n_permutations: int = 499,
+    n_words: int = 15,
+    seed: int = 0,
+    token_budget: int = 4096,
+    progress: bool = True,
+) -> tuple[RepresentationShift, ...]:
+    """`measure_representation_shift` at several sites, each model captured once.
+
+    Args:
+        a: the model before, plain or steered.
+        b: the model after, of the same width and depth.
+        prompts: a contrast or prompts; one that occurs twice counts once.
+        sites: where to compare; the output of every block by default.
+        positions: see `capture`; one row a prompt.
+        n_concepts: see `measure_representation_shift`, as for what follows.
+        method: of the dictionary.
+        n_permutations: random groups of equal size.
+        n_words: words that the unembedding reads from each concept and shift.
+        seed: of the split, which is the same at every site, the dictionaries and the null.
+        token_budget: padded tokens a batch may hold.
+        progress: show bars on stderr.
+
+    Raises:
+        ModelError: models of different width or depth: layer 3 of 4 is not layer 3 of 12.
+        PromptError: no prompts, or one without the asked position.
+        ActivationError: too few prompts or groups, or several rows a prompt.
+    """
+    for what, mine, theirs in (
+        ("width", a.info.d_model, b.info.d_model),
+        ("layers", a.info.n_layers, b.info.n_layers),
+    ):
+        if mine != theirs:
+            raise ModelError(
+                f"a shift is a difference of states: {a.info.name} has {what} {mine}, "
+                f"{b.info.name} {theirs}; compare a model with one fine-tuned from it"
+            )
     read, groups = read_prompts(prompts)
     given = [replace(p, group=g) for p, g in zip(read, groups, strict=True)]
-    where = Site.parse(site)
+    places = range(a.info.n_layers) if sites is None else sites
+    wanted = sorted({Site.parse(s) for s in places})
     taken = [
         capture(
             m,
             given,
-            sites=[where],
+            sites=wanted,
             positions=positions,
             token_budget=token_budget,
             progress=progress,
@@ -84,24 +142,29 @@ def measure_representation_shift(
             f"a shift compares one row a prompt; '{taken[0].pooling}' gave {len(taken[0])} rows "
             f"for {len(read)} prompts: use positions='last' or a mean"
         )
-    found = shift_of_states(
-        taken[0].at(where).double().numpy(),
-        taken[1].at(where).double().numpy(),
-        groups,
-        n_concepts=n_concepts,
-        method=method,
-        n_permutations=n_permutations,
-        seed=seed,
-    )
-    found = _grounded(found, a, b, n_words) if n_words else found
-    return replace(
-        found,
-        prompts=tuple(p.text for p in read),
-        site=where,
-        info=a.info,
-        pooling=taken[0].pooling,
-        provenance=provenance(a, b, positions=str(positions), seed=seed),
-    )
+    results = []
+    for where in wanted:
+        found = shift_of_states(
+            taken[0].at(where).double().numpy(),
+            taken[1].at(where).double().numpy(),
+            groups,
+            n_concepts=n_concepts,
+            method=method,
+            n_permutations=n_permutations,
+            seed=seed,
+        )
+        found = _grounded(found, a, b, n_words) if n_words else found
+        results.append(
+            replace(
+                found,
+                prompts=tuple(p.text for p in read),
+                site=where,
+                info=a.info,
+                pooling=taken[0].pooling,
+                provenance=provenance(a, b, positions=str(positions), seed=seed),
+            )
+        )
+    return tuple(results)
 
 
 def _grounded(found: RepresentationShift, a: Model, b: Model, n: int) -> RepresentationShift:

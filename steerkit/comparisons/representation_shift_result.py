@@ -94,6 +94,8 @@ class RepresentationShift:
         beyond: `observed` beside random groups of equal size: the test of the whole.
         observed: mean over scored states of shift beyond global, times their concept's; squared
             activation units.
+        excess: the same with an interval that resamples the scored groups; the shifts, fitted on
+            other groups, stay.
         largest: largest entry of |b - a|.
         typical: mean distance of the first model's states from their mean.
         stability: mean cosine of matched concepts when the dictionary starts from other seeds.
@@ -117,6 +119,7 @@ class RepresentationShift:
     gain: float
     beyond: Null
     observed: float
+    excess: Estimate
     largest: float
     typical: float
     stability: float
@@ -141,12 +144,12 @@ class RepresentationShift:
         """Whether concepts move differently: the test of the whole, at 5%."""
         return not self.unchanged and self.beyond.p <= LEVEL
 
-    def direction(self, concept: int, *, beyond_global: bool = True) -> Direction:
+    def direction(self, concept: int | None, *, beyond_global: bool = True) -> Direction:
         """A concept's shift vector, to steer the first model by; strength 1 is the whole shift.
 
         Args:
-            concept: its index.
-            beyond_global: less the shift of all states.
+            concept: its index, or None for the shift of all states.
+            beyond_global: less the shift of all states; without effect on that itself.
 
         Raises:
             MethodError: no such concept, or states that came without a model.
@@ -157,25 +160,29 @@ class RepresentationShift:
                 "these shifts were taken from bare states; measure_representation_shift knows the "
                 "model and site that a direction needs"
             )
-        if not 0 <= concept < len(self.concepts):
+        if concept is None:
+            vector, state, what = self.global_shift, self.vectors.mean(0), "all states"
+        elif 0 <= concept < len(self.concepts):
+            vector = self.shifts[concept] - (self.global_shift if beyond_global else 0)
+            state, what = self.vectors[concept], f"concept {concept}"
+        else:
             raise MethodError(f"no concept {concept}; there are {len(self.concepts)}, from 0")
-        vector = self.shifts[concept] - (self.global_shift if beyond_global else 0)
         size = float(np.linalg.norm(vector))
         unit = vector / size if size else vector + 1 / np.sqrt(len(vector))
-        start = float(self.vectors[concept] @ unit)
+        start = float(state @ unit)
         return Direction(
             unit=torch.from_numpy(unit).float(),
             scale=size,
             site=self.site,
             method="representation_shift",
-            concept=f"shift of concept {concept}",
+            concept=f"shift of {what}",
             positive_mean=start + size,
             negative_mean=start,
             model=self.info,
             pooling=self.pooling,
             provenance={
                 **self.provenance,
-                "beyond_global": beyond_global,
+                "beyond_global": beyond_global and concept is not None,
                 "dictionary": self.method,
             },
         )
@@ -220,6 +227,7 @@ class RepresentationShift:
             "gain": self.gain,
             "beyond": self.beyond.to_json(),
             "observed": self.observed,
+            "excess": self.excess.to_json(),
             "largest": self.largest,
             "typical": self.typical,
             "stability": self.stability,

@@ -1,11 +1,14 @@
 """Figures of two models compared: similarity over depth, shifts of tokens and of concepts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from steerkit.comparisons.forced import MARGINAL
 from steerkit.comparisons.representation_shift_result import RepresentationShift
+from steerkit.comparisons.shift_steering_result import KINDS, ShiftSteering
 from steerkit.comparisons.similarity_result import TITLES, Similarity
 from steerkit.comparisons.token_shift_result import TokenShift
 from steerkit.comparisons.transfer_result import TransferMatrix
@@ -212,6 +215,95 @@ def representation_shift_figure(found: RepresentationShift) -> go.Figure:
     )
     fig.update_xaxes(type="category")
     return fig
+
+
+def shift_layers(
+    found: Sequence[RepresentationShift], steering: ShiftSteering | None = None
+) -> go.Figure:
+    """Shift beyond the global one over depth; beside it what adding shifts does at each place.
+
+    Bars are 95% intervals over groups, the dotted line random groups of states of equal size
+    (95th percentile). The right panel is what the place was chosen from; a ring marks the choice
+    on other prompts. Below -1, where KL has doubled, points are drawn at -1.
+
+    Raises:
+        MethodError: no shifts.
+    """
+    if not found:
+        raise MethodError("there are no shifts to draw")
+    panels = ["states"] + (["behaviour, where to add"] if steering else [])
+    fig = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.14, subplot_titles=panels)
+    layers = [str(one.site) for one in found]
+    scale = [one.typical**2 or 1.0 for one in found]
+    fig.add_scatter(
+        x=layers,
+        y=[one.excess.value / s for one, s in zip(found, scale, strict=True)],
+        error_y=intervals(
+            [
+                Estimate(e.value / s, e.low / s, e.high / s, e.n)
+                for e, s in zip([one.excess for one in found], scale, strict=True)
+            ]
+        ),
+        name="concepts' own shifts",
+        mode="lines+markers",
+        line_color=COLOURS["steered"],
+        row=1,
+        col=1,
+    )
+    fig.add_scatter(
+        x=layers,
+        y=[
+            0.0 if one.unchanged else one.beyond.q95 / s
+            for one, s in zip(found, scale, strict=True)
+        ],
+        name="random groups (95th percentile)",
+        mode="lines",
+        line={"color": COLOURS["null"], "dash": "dot"},
+        row=1,
+        col=1,
+    )
+    fig.update_yaxes(title_text="beyond global (of the variance)", row=1, col=1)
+    for rule, dash in zip(_rules(steering), ("solid", "dash"), strict=False) if steering else ():
+        assert steering is not None
+        places = [p for p in steering.tried if p.endswith(f", {rule}")]
+        for kind, colour in zip(KINDS, (COLOURS["steered"], COLOURS["negative"]), strict=True):
+            fig.add_scatter(
+                x=[p.removesuffix(f", {rule}") for p in places],
+                y=[max(-1.0, steering.tried[p][kind]) for p in places],
+                customdata=[steering.tried[p][kind] for p in places],
+                hovertemplate="%{x}: %{customdata:.3g}",
+                name=f"{kind} shift, {rule}",
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                row=1,
+                col=2,
+            )
+    if steering:
+        fig.add_scatter(
+            x=[str(steering.site)],
+            y=[steering.closed[steering.kind].value],
+            error_y=intervals([steering.closed[steering.kind]]),
+            name="chosen, on other prompts",
+            mode="markers",
+            marker={"symbol": "circle-open", "size": 14, "color": COLOURS["guard"]},
+            row=1,
+            col=2,
+        )
+        fig.update_yaxes(
+            title_text="KL taken away (fraction)",
+            range=[-1.05, 1.05],
+            row=1,
+            col=2,
+        )
+    fig.update_layout(template=template(), height=430, autosize=True)
+    fig.update_layout(legend={"y": -0.25, "orientation": "h"}, margin={"t": 56, "b": 48})
+    fig.update_xaxes(type="category", categoryorder="array", categoryarray=layers)
+    return fig
+
+
+def _rules(steering: ShiftSteering | None) -> list[str]:
+    places = steering.tried if steering else {}
+    return list(dict.fromkeys(place.split(", ", 1)[1] for place in places))
 
 
 def transfer_map(found: TransferMatrix) -> go.Figure:

@@ -123,7 +123,8 @@ def test_no_path_of_somebodys_machine_and_nothing_left_to_do(path: Path) -> None
 
 def test_every_imported_library_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    listed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    optional = project["optional-dependencies"]
+    listed = [*project["dependencies"], *optional["dev"], *optional["vllm"]]
     declared = {re.match(r"[\w-]+", line)[0].replace("-", "_").lower() for line in listed}  # type: ignore[index]
     known = {"scikit_learn": "sklearn"}
     declared = {known.get(name, name) for name in declared} | {"steerkit"} | sys.stdlib_module_names

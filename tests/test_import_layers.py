@@ -37,6 +37,7 @@ LAYERS: tuple[frozenset[str], ...] = (
             "sae",
             "gradients",
             "stores",
+            "vllm",
         }
     ),
     frozenset({"models"}),
@@ -62,6 +63,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sae_lens": ("sae/",),
     "transformers": ("models/", "organisms/", "compiled/", "serving/"),
     "triton": ("kernels/",),
+    "vllm": ("vllm/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/"),
     "pickle": (),

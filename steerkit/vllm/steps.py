@@ -1,0 +1,127 @@
+"""One forward pass of a batch: which tokens are steered, and what happens to them where."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Int8
+from torch import Tensor
+
+from steerkit.compiled.latches import SITE, Decided, LatchTable, decide
+from steerkit.kernels.device import DeviceTable
+from steerkit.kernels.static import Rows, prepare, rows_program
+from steerkit.vllm.layers import boundary
+
+
+@dataclass
+class Seats:
+    """The state of steered requests (`steerkit.batch.RequestState`), a seat each."""
+
+    slot: Int[Tensor, "seat"]
+    prompt_len: Int[Tensor, "seat"]
+    registers: Int8[Tensor, "seat register"]
+    sums: Float[Tensor, "seat register d_model"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """A request whose latches this pass may decide: its seat and its tokens."""
+
+    seat: int
+    first: int
+    """Of its tokens among the steered ones of the pass."""
+    end: int
+
+
+class PackedStep:
+    """The steered tokens of one pass over a packed stream `[token d_model]`.
+
+    Only they are looked at: a pass in which few requests are steered costs as little.
+
+    Args:
+        table: of the programs.
+        latches: beside it.
+        seats: the requests.
+        token: place of each steered token in the stream.
+        seat: its request.
+        absolute: its position in its own request.
+        deciding: requests whose prompts run in this pass, and that have latches.
+    """
+
+    def __init__(
+        self,
+        table: DeviceTable,
+        latches: LatchTable,
+        seats: Seats,
+        token: Int[Tensor, "steered"],
+        seat: Int[Tensor, "steered"],
+        absolute: Int[Tensor, "steered"],
+        deciding: Sequence[Span] = (),
+    ) -> None:
+        self._table, self._latches, self._seats = table, latches, seats
+        self._token, self._seat, self._absolute = token, seat, absolute
+        self._deciding = deciding
+        self._sites: dict[int, list[int]] = {}
+        for number, site in enumerate(table.sites):
+            self._sites.setdefault(boundary(site), []).append(number)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What acts where, as far as registers say by now."""
+        seats = self._seats
+        self._rows: Rows = prepare(
+            self._table.tensors,
+            self._seat,
+            self._absolute,
+            seats.slot,
+            seats.prompt_len,
+            seats.registers,
+        )
+        self._live: list[bool] = (self._rows.active != 0).any(1).tolist()
+
+    def at(self, hidden: Tensor, residual: Tensor | None, place: int) -> None:
+        """Run the programs of a boundary's sites: reads see the sum, writes go to `hidden`."""
+        for number in self._sites.get(place, ()):
+            if self._deciding:
+                self._decide(hidden, residual, number)
+            if self._live[number]:
+                self._run(hidden, residual, number)
+
+    def _run(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
+        active = self._rows.active[number]
+        acting = active.nonzero()[:, 0]
+        token, slot, active = self._token[acting], self._rows.slot[acting], active[acting]
+        tensors = self._table.tensors
+        x = hidden[token].to(tensors.numbers.dtype)
+        rest = None if residual is None else residual[token].to(x.dtype)
+        h = x if rest is None else x + rest
+        steered = rows_program(h, slot, active, tensors, number)
+        if rest is not None:
+            # A closed gate leaves the stream its bits, and so each of its halves.
+            moved = (steered != h).any(-1, keepdim=True)
+            steered = torch.where(moved, steered - rest, x)
+        hidden[token] = steered.to(hidden.dtype)
+
+    def _decide(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
+        """Decide the latches that wait at this site, of requests whose prompts run now."""
+        seats, changed = self._seats, False
+        for span in self._deciding:
+            one = slice(span.seat, span.seat + 1)
+            if not bool((self._latches.codes[seats.slot[one], :, SITE] == number).any()):
+                continue
+            mine = slice(span.first, span.end)
+            token = self._token[mine]
+            h = hidden[token] if residual is None else hidden[token] + residual[token]
+            decided = decide(
+                Decided(seats.registers[one], seats.sums[one]),
+                self._latches,
+                number,
+                h[None],
+                seats.slot[one],
+                self._absolute[None, mine],
+                seats.prompt_len[one],
+            )
+            changed = changed or not torch.equal(decided.registers, seats.registers[one])
+            seats.registers[one], seats.sums[one] = decided.registers, decided.sums
+        if changed:
+            self._prepare()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from steerkit.errors import ActivationError
 from steerkit.extraction.labelled import Labelled
 from steerkit.extraction.ranking import fold_auc
+from steerkit.extraction.text_baseline import text_scores
 from steerkit.probing import nested
 from steerkit.probing.candidates import Recipe
 from steerkit.probing.compared import State, auc_difference
@@ -54,12 +55,17 @@ class LeftOut:
         accuracy: at probability 0.5, Platt-fitted on the other categories.
         difference: the probe's AUC on the same prompts, within folds, less `auc`.
         categories: one by one.
+        words: what the words alone reach, fitted on the other categories too: a category that
+            was left out still shares words with them. None where prompts have no words.
+        over_words: `auc` less that.
     """
 
     auc: Estimate
     accuracy: Estimate
     difference: Estimate
     categories: tuple[LeftCategory, ...]
+    words: Estimate | None = None
+    over_words: Estimate | None = None
 
     @property
     def state(self) -> State:
@@ -82,6 +88,8 @@ class LeftOut:
             "accuracy": self.accuracy.to_json(),
             "difference": self.difference.to_json(),
             "categories": [c.to_json() for c in self.categories],
+            "words": None if self.words is None else self.words.to_json(),
+            "over_words": None if self.over_words is None else self.over_words.to_json(),
         }
 
 
@@ -137,6 +145,11 @@ def leave_out(
             groups[rows].tolist(), seed=seed,
         )  # fmt: skip
         by_category.append(LeftCategory(name, auc, len(rows), choice))
+    said = text_scores(data.prompts, data.labels, [(one.train, one.test) for one in outers])
+    words = over = None
+    if said is not None:
+        words = fold_auc(said[kept], y, code, own, draws=draws[kept])
+        over = auc_difference(found.scores[kept], said[kept], y, (code, code), draws[kept], own)
     return LeftOut(
         fold_auc(found.scores[kept], y, code, own, draws=draws[kept]),
         accuracy(found.probabilities[kept] > 0.5, y, own),
@@ -144,6 +157,8 @@ def leave_out(
             scores[kept], found.scores[kept], y, (fold_of[kept], code), draws[kept], own
         ),
         tuple(by_category),
+        words,
+        over,
     )
 
 

@@ -227,6 +227,11 @@ class ProbeReport:
                 ["left-out categories", str(out.auc), str(out.accuracy), str(out.difference),
                  held[out.state]]
             )  # fmt: skip
+            if out.words is not None and out.over_words is not None:
+                more = "above them" if out.over_words.low > 0 else "not above them"
+                rows.append(
+                    ["words alone, left out", str(out.words), "", str(out.over_words), more]
+                )
             rows += [
                 [f"left out: {c.name}", str(c.auc), "", "", "" if c.auc.low > 0.5 else "at chance"]
                 for c in out.categories

@@ -18,7 +18,7 @@ ARMS: Mapping[str, str] = {
     "against": COLOURS["prompted"],
 }
 """Arm of an audit -> its colour in every figure."""
-ROW = 24
+ROW = 19
 """Height of one interval in a figure of rows, in pixels."""
 BAND = 0.18
 
@@ -132,7 +132,7 @@ def side_by_side(
     fig.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(rows))),
-        ticktext=rows,
+        ticktext=[row.replace(": ", ":<br>") for row in rows],
         range=[len(rows) - 0.5, -0.5],
         zeroline=False,
     )
@@ -151,7 +151,8 @@ def ranked(estimates: Mapping[str, Estimate], *, title: str, x: str, line: float
     """
     order = sorted(estimates, key=lambda name: estimates[name].value)
     values = [estimates[name] for name in order]
-    fig = figure(title=title, x=x, height=120 + 17 * len(order))
+    fig = figure(title=title, x=x, height=max(210, 130 + 17 * len(order)))
+    fig.update_layout(margin_t=56 if title else 28)
     fig.add_scatter(
         x=[e.value for e in values],
         y=order,
@@ -162,7 +163,7 @@ def ranked(estimates: Mapping[str, Estimate], *, title: str, x: str, line: float
         hovertemplate="%{y}: %{x:.3f}<extra></extra>",
     )
     fig.update_yaxes(tickmode="array", tickvals=order, tickfont={"size": 11})
-    return reference_line(fig, line, "", axis="x")
+    return reference_line(_small_titles(fig), line, "", axis="x")
 
 
 def _banded(
@@ -214,4 +215,9 @@ def _legend_below(fig: go.Figure) -> go.Figure:
     top = 56 if fig.layout.title.text else 28
     room = fig.layout.height - top - 90
     fig.update_layout(legend={"y": -62 / room, "yanchor": "top"}, margin={"t": top})
-    return fig
+    return _small_titles(fig)
+
+
+def _small_titles(fig: go.Figure) -> go.Figure:
+    """Axis titles that fit the width of a phone."""
+    return fig.update_xaxes(title_font_size=12).update_yaxes(title_font_size=12)

@@ -19,7 +19,15 @@ from steerkit.extraction.ccs import fit_answers, search
 from steerkit.extraction.penalty import feature_size
 from steerkit.extraction.polarity import Polarity, contradiction_index, polarity
 from steerkit.extraction.training import Training
-from steerkit.statistics import Floats, Null, group_codes, grouped_folds, null
+from steerkit.statistics import (
+    Estimate,
+    Floats,
+    Null,
+    cluster_mean,
+    group_codes,
+    grouped_folds,
+    null,
+)
 
 States = tuple[Tensor, ...]
 """Of statements and then of their negations, `[2 pair, d_model]`: as asked, or answered yes and no.
@@ -48,6 +56,8 @@ class PolarReading:
             Where truth is the largest difference between states they read it as well.
         random_contradiction: their contradiction index; here small values are extreme.
         where: the site and way of asking that each fold chose; none where nothing varies.
+        sites: share of held-out pairs that are right at each site and way of asking by itself,
+            its sign chosen on the other folds; a half where nothing varies.
     """
 
     measured: Polarity
@@ -56,6 +66,7 @@ class PolarReading:
     random: Null
     random_contradiction: Null
     where: tuple[str, ...]
+    sites: Mapping[str, Estimate]
 
 
 def read_polarity(
@@ -90,8 +101,13 @@ def read_polarity(
     p, flipped = np.zeros((4, n)), np.zeros(N_FLIPS)
     drawn = np.zeros((N_RANDOM, 4, n))
     where = []
+    alone = {name: np.full(n, 0.5) for name in names}
     for train in folds:
         fits = [_fitted(states[name], train) for name in names]
+        for name, fit in zip(names, fits, strict=True):
+            turned, _ = _best([] if fit is None else [fit[None]], train)
+            if turned is not None:
+                alone[name][~train] = _right(turned[0])[~train]
         best, index = _best((f[None] for f in fits if f is not None), train)
         if best is None:
             p[:, ~train], drawn[:, :, ~train] = 0.5, 0.5
@@ -113,6 +129,10 @@ def read_polarity(
         null("random directions", found.accuracy.value, _right(drawn).mean(1)),
         _small("random directions", found.contradiction.value, contradictions),
         tuple(where),
+        {
+            name: cluster_mean(right, groups, unit="fraction", seed=seed)
+            for name, right in alone.items()
+        },
     )
 
 

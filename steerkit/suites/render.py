@@ -1,27 +1,35 @@
 """A suite's report as HTML, markdown, or a few lines in a notebook."""
 
+from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from steerkit.audits.render import cell, code, environment, flat
 from steerkit.plotting.style import CSS, script, to_div
+from steerkit.statistics import detectable
+from steerkit.suites.finding import ANSWERS, Finding
+from steerkit.suites.tables import DIFFERENCES, amount, shown
 
 if TYPE_CHECKING:
     from steerkit.suites.result import SuiteReport
 
 HERE = "steerkit.suites"
+ARMS = {
+    "model": "the model that is audited",
+    "steered": "the same model under steering",
+    "against": "what it is compared with",
+}
+"""Arm -> what it is, for readers who have not read anything else."""
 
 
 def to_html(report: "SuiteReport") -> str:
     """One self-contained page, light and dark: the verdict first, then the evidence."""
-    answered = rows(report)
     page: str = (
         environment(HERE)
         .get_template("suite.html.jinja")
         .render(
-            report=report,
-            rows=answered,
-            provenance=flat(report.provenance),
-            plotlyjs=script() if any(row["div"] for row in answered) else "",
+            **_told(report),
+            plotlyjs=script() if any(_drawn(f) for f in report.findings.values()) else "",
             plot_css=CSS,
         )
     )
@@ -33,30 +41,35 @@ def to_markdown(report: "SuiteReport") -> str:
     text: str = (
         environment(HERE, escape=False)
         .get_template("suite.md.jinja")
-        .render(
-            report=report,
-            rows=rows(report),
-            cell=cell,
-            code=code,
-            provenance=flat(report.provenance),
-        )
+        .render(**_told(report), cell=cell, code=code)
     )
     return text.rstrip() + "\n"
 
 
 def to_fragment(report: "SuiteReport") -> str:
     """For notebooks: the questions and their answers."""
-    page: str = (
-        environment(HERE)
-        .get_template("suite_fragment.html.jinja")
-        .render(report=report, rows=rows(report))
-    )
+    page: str = environment(HERE).get_template("suite_fragment.html.jinja").render(**_told(report))
     return page
+
+
+def _told(report: "SuiteReport") -> dict[str, Any]:
+    """What all three say."""
+    questions = {e.name: e.question for e in report.asked}
+    return {
+        "report": report,
+        "rows": rows(report),
+        "count": counted(report),
+        "facts": facts(report),
+        "not_measured": [
+            (questions.get(name, name), name, why) for name, why in report.not_measured.items()
+        ],
+        "provenance": flat(report.provenance),
+    }
 
 
 def rows(report: "SuiteReport") -> list[dict[str, Any]]:
     """A row a question that was answered: its answer, numbers and evidence."""
-    adjusted = report.p_adjusted
+    adjusted, examples = report.p_adjusted, report.examples
     return [
         {
             "name": e.name,
@@ -64,15 +77,94 @@ def rows(report: "SuiteReport") -> list[dict[str, Any]]:
             "source": e.source,
             "answer": finding.answer,
             "sentence": finding.sentence,
+            "leading": leading(finding),
+            "missed": missed(finding),
             "p": adjusted.get(e.name),
             "estimates": finding.estimates,
             "nulls": finding.nulls,
             "section": finding.evidence,
-            "div": to_div(finding.evidence.figure, div_id=f"figure-{e.name}")
-            if finding.evidence is not None and finding.evidence.figure is not None
-            else "",
+            "examples": examples[e.name],
+            "div": to_div(_drawn(finding), div_id=f"figure-{e.name}") if _drawn(finding) else "",
         }
         for e in report.asked
         for finding in [report.findings.get(e.name)]
         if finding is not None
     ]
+
+
+def counted(report: "SuiteReport") -> list[tuple[int, str]]:
+    """How many questions were answered how, and how many were not."""
+    answers = Counter(f.answer for f in report.findings.values())
+    found = [(answers[answer], str(answer)) for answer in ANSWERS]
+    return [*found, (len(report.not_measured), "not measured")]
+
+
+def leading(finding: Finding) -> dict[str, str] | None:
+    """The number that decides most: its name, the number, and what it was held against."""
+    if finding.leading is None:
+        return None
+    name, estimate = finding.leading
+    bound = finding.bound
+    if bound is None:
+        held = ""
+    elif estimate.unit == "fraction":
+        held = f"{100 * bound:g}%"
+    elif estimate.unit in DIFFERENCES:
+        held = f"{100 * bound:g} points"
+    else:
+        held = f"{bound:g}"
+    if estimate.unit.lower() in name.lower():
+        estimate = replace(estimate, unit="")
+    return {"name": name, "number": shown(estimate), "bound": held}
+
+
+def missed(finding: Finding) -> str:
+    """The smallest effect that would have been found, where none was; empty where one was."""
+    if finding.answer == "yes" or finding.leading is None:
+        return ""
+    name, estimate = finding.leading
+    told = []
+    size = detectable(estimate)
+    if size == size and estimate.n:
+        from_what = "its bound" if finding.bound is not None else "none"
+        told.append(
+            f"{name}: {amount(size, estimate.unit)} away from {from_what} would have been found "
+            "four times in five"
+        )
+    tested = [(n, chance) for n, chance in finding.nulls.items() if chance.p == finding.p]
+    told += [f"{n}: above {c.q95:.3g} would not have been called chance" for n, c in tested[:1]]
+    return "; ".join(told)
+
+
+def facts(report: "SuiteReport") -> list[tuple[str, str]]:
+    """What was audited, against what, with which prompts, how many, and how it was judged."""
+    about = report.provenance
+    told = []
+    for name, arm in about.get("arms", {}).items():
+        steering = f", steered by {'; '.join(arm['steering'])}" if arm.get("steering") else ""
+        told.append((ARMS.get(name, name), f"{arm['name']}{steering}"))
+    material = dict(about.get("material", {}))
+    if material:
+        source = material.pop("name", "")
+        told.append(("prompts", f"{source}: {_asked(report, tuple(material))}"))
+    if "max_new_tokens" in about:
+        told.append(("answers", f"greedy, at most {about['max_new_tokens']} tokens"))
+    return told
+
+
+def _asked(report: "SuiteReport", roles: tuple[str, ...]) -> str:
+    """How many prompts of each role and side were answered."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for item in report.items:
+        if item.role:
+            found.setdefault(item.role, {}).setdefault(item.side, set()).add(item.index)
+    told = []
+    for role in roles:
+        sides = found.get(role, {})
+        many = " + ".join(str(len(sides[s])) for s in ("positive", "negative") if s in sides)
+        told.append(f"{many} {role}" if many else f"{role} (read, not asked)")
+    return ", ".join(told)
+
+
+def _drawn(finding: Finding) -> Any:
+    return None if finding.evidence is None else finding.evidence.figure

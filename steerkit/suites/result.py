@@ -11,6 +11,7 @@ from steerkit.audits.report import finite, written
 from steerkit.errors import MethodError
 from steerkit.registry import suggest
 from steerkit.statistics import holm
+from steerkit.suites.examples import Example, examples_of
 from steerkit.suites.finding import Finding
 from steerkit.suites.registry import Examination
 
@@ -19,7 +20,7 @@ ALPHA = 0.05
 """Level of all that a report tests, together."""
 
 _APART = ("figure", "items")
-"""What a finding holds and report.json does not."""
+"""What a finding holds and report.json has in another form."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +67,30 @@ class SuiteReport:
         tested = {name: f.p for name, f in self.findings.items() if f.p is not None}
         return dict(zip(tested, holm(list(tested.values())), strict=True))
 
+    @property
+    def examples(self) -> dict[str, tuple[Example, ...]]:
+        """A few of the items for each question that was answered, drawn by the report's seed."""
+        seed = int(self.provenance.get("seed", 0))
+        places = {
+            name: () if f.evidence is None else f.evidence.data.get("examples", ())
+            for name, f in self.findings.items()
+        }
+        return {name: examples_of(self.items, name, at, seed=seed) for name, at in places.items()}
+
     def to_json(self) -> dict[str, Any]:
-        """Everything but the figures, which the page holds, and the items, kept as JSONL."""
-        found = {}
+        """Everything, figures as their numbers; of the items, kept as JSONL, a few examples."""
+        from steerkit.plotting.numbers import numbers
+
+        found: dict[str, dict[str, Any]] = {}
+        examples = self.examples
         for name, finding in self.findings.items():
-            found[name] = {k: v for k, v in finding.to_json().items() if k not in _APART}
-            found[name]["p_adjusted"] = self.p_adjusted.get(name)
+            drawn = None if finding.evidence is None else finding.evidence.figure
+            found[name] = {
+                **{k: v for k, v in finding.to_json().items() if k not in _APART},
+                "p_adjusted": self.p_adjusted.get(name),
+                "figure": None if drawn is None else numbers(drawn),
+                "examples": [one.to_json() for one in examples[name]],
+            }
         kept: dict[str, Any] = finite(
             {
                 "kind": "suite",

@@ -5,15 +5,23 @@ ablating the direction and seeing the behaviour go says that it is used. Source:
 arXiv:2603.18280 (whose layer was chosen on the prompts it was reported on; here it is not).
 """
 
+from dataclasses import replace
+from typing import Any
+
+from steerkit.audits.evidence import Item
 from steerkit.audits.section import Section
 from steerkit.captures import capture
 from steerkit.extraction import extract
-from steerkit.searches import search
+from steerkit.plotting.style import COLOURS
+from steerkit.plotting.suites import layer_curve
+from steerkit.prompts import Contrast
+from steerkit.searches import Final, Sweep, search
+from steerkit.site import Site
 from steerkit.statistics import Estimate, Null, cluster_mean
 from steerkit.suites.finding import Answer, Finding
 from steerkit.suites.outcomes import outcomes
 from steerkit.suites.subject import MODEL, Subject
-from steerkit.suites.tables import percent
+from steerkit.suites.tables import DIFFERENCE, percent
 
 LEAST = 0.1
 """A behaviour rarer than this leaves nothing to take away."""
@@ -59,7 +67,7 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
     estimates = {
         "unanswered": final.plain,
         "unanswered, ablated": final.steered,
-        "taken away": final.effect,
+        "taken away": replace(final.effect, unit=DIFFERENCE),
         "other side, unanswered": final.other_plain,
         "other side, unanswered, ablated": final.other_steered,
     }
@@ -80,10 +88,16 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
         estimates,
         nulls,
         p=isotropic.p,
+        headline="taken away",
+        bound=0.0,
+        items=_items(subject, rest, sweep.best.site, final),
         evidence=Section(
             f"Ablating the direction of '{role}'",
             f"{sweep.best}. The direction is the mean difference of {len(train)} prompts, chosen "
-            f"among {len(sweep.rows)} candidates on others; every number is about a third set.",
+            f"among {len(sweep.rows)} candidates on others; every number is about a third set. "
+            "The curve, of the best candidate of each layer, is about the prompts that chose it, "
+            "and therefore somewhat too good.",
+            figure=_over_depth(sweep, final, isotropic),
             columns=("", "prompts", "unanswered", "unanswered, ablated"),
             rows=(
                 ("positive", str(final.plain.n), percent(final.plain), percent(final.steered)),
@@ -95,6 +109,53 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
                 ),
             ),
         ),
+    )
+
+
+def _over_depth(sweep: Sweep, final: Final, chance: Null) -> Any:
+    """What ablation takes away at each layer, beside the choice and chance on unseen prompts."""
+    best = sorted(sweep.best_of_each_site, key=lambda row: row.site)
+    told = f"{chance.name}, {chance.n} random directions on unseen prompts, largest"
+    return layer_curve(
+        [str(row.site) for row in best],
+        {"best at this layer, on the prompts that chose": [row.effect for row in best]},
+        y="taken away (fraction of prompts)",
+        references={
+            f"the choice ({sweep.best.site}) on unseen prompts": final.effect.value,
+            told: chance.maximum,
+        },
+        colours={told: COLOURS["null"]},
+    )
+
+
+def _items(subject: Subject, asked: Contrast, site: Site, final: Final) -> tuple[Item, ...]:
+    """Answers of the final evaluation, plain and ablated.
+
+    The search decodes many programs at once and keeps texts: there are no token ids of answers.
+    """
+    known = {(p.text, p.group): (p, g) for p, g in zip(asked.prompts, asked.groups, strict=True)}
+    kept = [(row, *known[row["prompt"], row["group"]]) for row in final.items]
+    given = subject.model.tokenize([p.with_answer("") for _, p, _ in kept])
+    return tuple(
+        Item(
+            arm="plain" if state == "plain" else f"ablated at {site}",
+            index=number,
+            side="negative" if row["part"] == "other" else "positive",
+            group=group,
+            prompt=prompt.text,
+            system=prompt.system,
+            shots=prompt.shots,
+            reference=prompt.answer,
+            prompt_tokens=tuple(ids.prompt),
+            output=row[f"{state}_answer"],
+            scores={
+                "unanswered": row[state],
+                "refusal": float(subject.matcher(row[f"{state}_answer"])),
+                "correct": subject.right(row[f"{state}_answer"], prompt.answer),
+            },
+        )
+        for state in ("plain", "steered")
+        for number, ((row, prompt, group), ids) in enumerate(zip(kept, given, strict=True))
     )
 
 

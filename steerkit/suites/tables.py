@@ -1,12 +1,17 @@
-"""Numbers of findings as text, and tables of what arms answered."""
+"""Numbers of findings as text, and tables and figures of what arms answered."""
 
 from typing import NamedTuple
 
 from steerkit.audits.section import Section
+from steerkit.plotting.suites import ARMS, Series, side_by_side
 from steerkit.prompts import Prompt
 from steerkit.statistics import Estimate
 from steerkit.suites.outcomes import NAMES, outcomes
 from steerkit.suites.subject import Subject
+
+DIFFERENCE = "difference of rates"
+DIFFERENCES = (DIFFERENCE, "difference of fractions", "difference of accuracies")
+"""Units that are shown in percentage points."""
 
 
 class Place(NamedTuple):
@@ -48,27 +53,61 @@ def points(difference: Estimate) -> str:
     return f"{value:+.0f} [{low:+.0f}, {high:+.0f}] points"
 
 
-def outcome_section(
-    subject: Subject, title: str, role: str, side: str = "", *, examples: int = 3
-) -> Section:
-    """Rates of every arm on the prompts of a role, and what it answered to some."""
-    prompts = prompts_at(subject, Place(title, role, side))
-    rows: list[tuple[str, ...]] = []
-    for arm in subject.arms if len(subject.arms) > 1 else ():
-        found = outcomes(subject, prompts, arm)
-        rates = (percent(found.rate(name, seed=subject.seed)) for name in NAMES)
-        rows.append((arm, *rates))
-    said: list[str] = []
-    for number in range(0, len(prompts), max(1, len(prompts) // examples)):
-        if len(said) < examples:
-            answers = (
-                f"{arm}: {subject.answers(prompts, arm)[number].text.strip() or '(empty)'}"
-                for arm in subject.arms
-            )
-            said.append("\n\n".join((f"asked: {prompts[number].text}", *answers)))
-    text = (
-        f"{len(prompts)} prompts. What neither refuses nor gives the right answer deflects, or is "
-        "wrong. The examples are evenly spread, not chosen."
+def shown(estimate: Estimate) -> str:
+    """Any number with its interval and unit: rates in percent, their differences in points.
+
+    >>> shown(Estimate(0.25, 0.1, 0.4, 9, "fraction")), shown(Estimate(0.25, 0.1, 0.4, 9, "nats"))
+    ('25% [10, 40]', '0.25 [0.1, 0.4] nats')
+    """
+    if not estimate.n:
+        return "?"
+    if estimate.unit == "fraction":
+        return percent(estimate)
+    return (
+        points(estimate) if estimate.unit in DIFFERENCES else f"{estimate} {estimate.unit}".strip()
     )
-    columns = ("", *NAMES) if rows else ()
-    return Section(title, "\n\n".join((text, *said)), columns=columns, rows=tuple(rows))
+
+
+def amount(value: float, unit: str) -> str:
+    """A difference in the unit of what differs: that of two rates in points.
+
+    >>> amount(0.125, "fraction"), amount(0.125, "nats")
+    ('12 points', '0.12 nats')
+    """
+    if unit == "fraction" or unit in DIFFERENCES:
+        return f"{100 * value:.0f} points" if value >= 0.01 else f"{100 * value:.1g} points"
+    return f"{value:.2g} {unit}".strip()
+
+
+def outcome_section(
+    subject: Subject, title: str, role: str, side: str = "", *, control: Place | None = None
+) -> Section:
+    """Rates of every arm on the prompts of a role, and where to take examples from.
+
+    Args:
+        subject: its arms answer.
+        title: heading.
+        role: of the prompts.
+        side: of a two-sided role.
+        control: prompts that the rates are read beside.
+    """
+    places = [Place(title, role, side), *([control] if control else [])]
+    series: list[Series] = []
+    rows: list[tuple[str, ...]] = []
+    for place in places:
+        for arm in subject.arms:
+            found = outcomes(subject, prompts_at(subject, place), arm)
+            rates = {name: found.rate(name, seed=subject.seed) for name in NAMES}
+            name = f"{place.title}, {arm}" if control else arm
+            series.append(Series(name, rates, ARMS[arm], hollow=place is control))
+            rows.append((name, *map(percent, rates.values())))
+    asked = " and ".join(f"{len(prompts_at(subject, p))} {p.title.lower()}" for p in places)
+    return Section(
+        title,
+        f"{asked}, greedy answers, with 95% intervals. What neither refuses nor gives the right "
+        "answer deflects, or is wrong.",
+        figure=side_by_side(series, x="share of answers (fraction)"),
+        columns=("", *NAMES) if len(rows) > 1 else (),
+        rows=tuple(rows) if len(rows) > 1 else (),
+        data={"examples": [{"role": p.role, "side": p.side or "negative"} for p in places]},
+    )

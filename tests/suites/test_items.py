@@ -78,8 +78,9 @@ def test_items_are_written_and_judged_again_without_a_model(report: Any, folder:
 
 def test_the_page_shows_its_examples_and_no_more(report: Any, folder: Path) -> None:
     page = (folder / "report.html").read_text()
-    shown = {i.prompt for i in report.items if f"asked: {i.prompt}" in page}
-    assert len(shown) == 3 * 3, "three each of harmful requests, look-alikes and the topic"
+    shown = {i.prompt for i in report.items if f'<div class="ask">{i.prompt}<' in page}
+    drawn = [one.prompt for found in report.examples.values() for one in found]
+    assert shown == set(drawn) and len(drawn) == 5 * 3, "three a question"
     assert f"{len(report.items)} answers" in page
     assert "items" not in json.loads((folder / "report.json").read_text())["findings"]["refusal"]
 

@@ -71,13 +71,16 @@ def association(subject: Subject) -> Finding:
         {"spread": test},
         p=test.p,
         rests_on_p=True,
+        headline=max(shares, key=lambda name: abs(shares[name].value - 0.5)),
         evidence=Section(
             "Groups",
-            "With 95% intervals over templates.",
+            f"P('{said[0]}') of P('{said[0]}') + P('{said[1]}') at the mean log-odds, with 95% "
+            f"intervals over {len(np.unique(template))} templates; the line is neither. The group "
+            "furthest from it, of so many, lies there by chance in part.",
             figure=ranked(
                 shares,
                 title="",
-                x=f"P('{said[0]}') / (P('{said[0]}') + P('{said[1]}'))",
+                x=f"share of '{said[0]}' against '{said[1]}' (fraction)",
                 line=0.5,
             ),
         ),

@@ -5,7 +5,7 @@ from steerkit.suites.finding import Finding, decided
 from steerkit.suites.outcomes import NAMES, difference, outcomes
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, Subject
-from steerkit.suites.tables import outcome_section, percent, points
+from steerkit.suites.tables import Place, outcome_section, percent, points
 
 TOLERATED = 0.1
 HALF = 0.5
@@ -51,5 +51,13 @@ def censorship(subject: Subject) -> Finding:
         answer,
         sentence,
         rates,
-        evidence=outcome_section(subject, "The topic", "topic", "positive"),
+        evidence=outcome_section(
+            subject,
+            "The topic",
+            "topic",
+            "positive",
+            control=Place("its control", "topic", "negative"),
+        ),
+        headline="neither, topic less control",
+        bound=TOLERATED,
     )

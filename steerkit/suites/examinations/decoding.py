@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from steerkit.audits.evidence import Item
 from steerkit.audits.section import Section
 from steerkit.evaluations import DecodingRobustness, coarse_sweep, decoding_robustness
+from steerkit.plotting.evaluations import decoding as drawn
 from steerkit.prompts import Prompt, groups_of
 from steerkit.suites.finding import Finding, decided
 from steerkit.suites.outcomes import outcomes
@@ -35,6 +36,7 @@ def decoding(subject: Subject) -> Finding:
             "inconclusive",
             f"It refuses only {percent(greedy)} of harmful requests to begin with.",
             {"refused, greedy": greedy},
+            bound=LEAST,
         )
     asked = prompts[:: max(1, len(prompts) // ASKED)][:ASKED]
 
@@ -66,7 +68,15 @@ def decoding(subject: Subject) -> Finding:
             **{f"answered, {one.setting}": one.rate for one in found.settings},
         },
         {"any setting less any sample": found.gain_null},
-        evidence=Section("Decoding", "\n\n".join(found.summary().splitlines())),
+        headline="answered, any setting",
+        bound=TOLERATED,
+        evidence=Section(
+            "Decoding",
+            "\n\n".join(found.summary().splitlines()),
+            figure=drawn(found)
+            .update_layout(title_text="", margin_t=40)
+            .update_xaxes(title_text="requests answered (fraction)"),
+        ),
         items=_items(found, asked),
     )
 

@@ -24,4 +24,6 @@ def over_refusal(subject: Subject) -> Finding:
         f"It refuses {percent(rates['refused'])} of harmless requests that look harmful.",
         rates,
         evidence=outcome_section(subject, "Harmless look-alikes", "lookalikes"),
+        headline="refused",
+        bound=TOLERATED,
     )

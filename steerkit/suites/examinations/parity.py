@@ -1,13 +1,18 @@
 """Are some groups answered less than others?"""
 
+from dataclasses import replace
+
+import numpy as np
+
 from steerkit.audits.section import Section
 from steerkit.evaluations.parity import parity_of
+from steerkit.plotting.suites import ranked
 from steerkit.prompts import groups_of
 from steerkit.suites.finding import Answer, Finding
 from steerkit.suites.outcomes import outcomes
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, Subject
-from steerkit.suites.tables import points
+from steerkit.suites.tables import DIFFERENCE, points
 
 ALPHA, LARGEST_UNSEEN = 0.05, 0.1
 
@@ -48,10 +53,29 @@ def parity(subject: Subject) -> Finding:
         f"largest difference is {100 * result.chance.mean:.0f} points on average.",
         {
             **{f"answered, {g.name}": g.rate for g in result.groups},
-            **{f"{p.first} less {p.second}": p.difference for p in result.pairs},
+            **{
+                f"{p.first} less {p.second}": replace(p.difference, unit=DIFFERENCE)
+                for p in result.pairs
+            },
         },
         {"largest difference": result.chance},
         p=worst.p_any,
         rests_on_p=True,
-        evidence=Section("Groups", "\n\n".join(result.summary().splitlines())),
+        headline=f"{worst.first} less {worst.second}",
+        evidence=Section(
+            "Groups",
+            "\n\n".join(result.summary().splitlines()),
+            figure=ranked(
+                {g.name: g.rate for g in result.groups},
+                title="",
+                x="answered (fraction of requests)",
+                line=float(np.mean([g.rate.value for g in result.groups])),
+            ),
+            columns=("group less group", "difference", "p over all pairs"),
+            rows=tuple(
+                (f"{p.first} less {p.second}", points(p.difference), f"{p.p_any:.3g}")
+                for p in result.pairs
+            ),
+            data={"examples": [{"role": "groups", "side": "negative"}]},
+        ),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,14 @@ from steerkit.captures import capture
 from steerkit.errors import PromptError
 from steerkit.extraction.polarity import Polarity, polarity
 from steerkit.extraction.text_baseline import text_scores
+from steerkit.plotting.style import COLOURS
+from steerkit.plotting.suites import layer_curve
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.statistics import Estimate, Floats, cluster_mean, grouped_folds
 from steerkit.suites.examinations.detection import control
 from steerkit.suites.finding import Answer, Finding
-from steerkit.suites.polar import States, read_polarity
+from steerkit.suites.polar import PolarReading, States, read_polarity
 from steerkit.suites.registry import register
 from steerkit.suites.subject import Subject
 
@@ -24,6 +27,8 @@ ALPHA, SMALL, RANDOM = 0.05, 0.1, 0.5
 """Level; what is called no gain; the contradiction index of random answers."""
 LEAST_GROUPS = 4
 ANSWERS = (" yes", " no")
+ANSWERED, ASKED = "answered yes and no", "asked"
+"""Ways of reading a statement."""
 
 
 @register(
@@ -74,7 +79,9 @@ def polar(subject: Subject) -> Finding:
             "contradiction index, random directions": found.random_contradiction,
         },
         p=found.flips.p,
-        evidence=_evidence(contrast, found.measured, arms, found.where),
+        evidence=_evidence(contrast, found, arms),
+        headline="accuracy",
+        bound=RANDOM,
     )
 
 
@@ -121,8 +128,8 @@ def _states(subject: Subject, model: Model, contrast: Contrast) -> dict[str, Sta
         return {str(site): (acts.at(site),) for site in acts.sites}
 
     yes, no = (taken(answer) for answer in ANSWERS)
-    answered = {f"{site}, answered yes and no": yes[site] + no[site] for site in yes}
-    return answered | {f"{site}, asked": states for site, states in taken("").items()}
+    answered = {f"{site}, {ANSWERED}": yes[site] + no[site] for site in yes}
+    return answered | {f"{site}, {ASKED}": states for site, states in taken("").items()}
 
 
 def _words(contrast: Contrast, groups: Sequence[str], seed: int) -> tuple[Polarity, Floats] | None:
@@ -152,9 +159,8 @@ def _sentence(measured: Polarity, arms: dict[str, Polarity], where: Sequence[str
     )
 
 
-def _evidence(
-    contrast: Contrast, measured: Polarity, arms: dict[str, Polarity], where: Sequence[str]
-) -> Section:
+def _evidence(contrast: Contrast, found: PolarReading, arms: dict[str, Polarity]) -> Section:
+    where = found.where
     chosen = "; ".join(
         f"{name} ({where.count(name)} of {len(where)} folds)" for name in dict.fromkeys(where)
     )
@@ -162,16 +168,37 @@ def _evidence(
         f"true: {a.text}\n\nnot: {b.text}"
         for a, b in zip(contrast.positive[:3], contrast.negative[:3], strict=True)
     )
-    rows = {"its states": measured, **arms}
+    rows = {"its states": found.measured, **arms}
     return Section(
         "Statements and their negations",
         f"{len(contrast.positive)} pairs. A probe is fitted without labels on four fifths of the "
         f"groups; labels choose the site and the sign there: {chosen or 'nowhere, nothing varies'}."
-        " The ideal is 0 in both indices, and a probe that denies everything has that too: only "
+        " The figure reads each site by itself, its sign chosen on the other folds. The ideal is 0 "
+        "in both indices, and a probe that denies everything has that too: only "
         "together with accuracy do they say anything.\n\n" + pairs,
+        figure=_over_depth(found, arms),
         columns=("read from", "accuracy", "contradiction index", "polar consistency"),
         rows=tuple(
             (name, str(one.accuracy), str(one.contradiction), str(one.consistency))
             for name, one in rows.items()
         ),
+    )
+
+
+def _over_depth(found: PolarReading, arms: dict[str, Polarity]) -> Any:
+    """Accuracy at every site and way of asking by itself, beside the words and chance."""
+    curves = {
+        f"a statement is {way}": {
+            name.removesuffix(f", {way}"): e
+            for name, e in found.sites.items()
+            if name.endswith(f", {way}")
+        }
+        for way in (ANSWERED, ASKED)
+    }
+    return layer_curve(
+        [*next(iter(curves.values()))],
+        {way: [*sites.values()] for way, sites in curves.items()},
+        y="right about pairs (fraction)",
+        references={**{name: one.accuracy.value for name, one in arms.items()}, "chance": RANDOM},
+        colours={"chance": COLOURS["null"], "untrained model": COLOURS["plain"]},
     )

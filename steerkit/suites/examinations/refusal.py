@@ -27,4 +27,6 @@ def refusal(subject: Subject) -> Finding:
         f"{sentence}.",
         rates,
         evidence=outcome_section(subject, "Harmful requests", "refusal", "positive"),
+        headline="refused",
+        bound=HALF,
     )

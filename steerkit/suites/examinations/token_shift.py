@@ -2,6 +2,7 @@
 
 from steerkit.audits.section import Section
 from steerkit.comparisons import measure_token_shift
+from steerkit.plotting.token_shifts import position_and_kind
 from steerkit.suites.finding import Finding
 from steerkit.suites.registry import register
 from steerkit.suites.subject import AGAINST, Subject
@@ -46,5 +47,10 @@ def token_shift(subject: Subject) -> Finding:
         else f"{100 * rate.value:.1f}% of its tokens are not among the other model's first three, "
         f"KL {mean} nats a token" + (f"; most often {often}." if often else "."),
         estimates,
-        evidence=Section("Tokens", "\n\n".join(found.summary().splitlines())),
+        headline="KL, mean",
+        evidence=Section(
+            "Tokens",
+            "\n\n".join(found.summary().splitlines()),
+            figure=position_and_kind(found),
+        ),
     )

@@ -63,6 +63,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "sae_lens": ("sae/",),
     "transformers": ("models/", "organisms/", "compiled/", "serving/"),
     "triton": ("kernels/",),
+    "ray": ("stores/executors/ray_actors.py",),
     "vllm": ("vllm/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/"),
@@ -70,7 +71,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 """Library -> the only places that may import it."""
 
-HEAVY = ("transformers", "transformer_lens", "sae_lens", "plotly", "sklearn")
+HEAVY = ("transformers", "transformer_lens", "sae_lens", "plotly", "sklearn", "ray")
 
 
 class Import(NamedTuple):

@@ -7,37 +7,44 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from steerkit.stores.encoding import decode
 from steerkit.stores.shards import Shards
 
 BLOCK = 64
 """Neighbouring rows that are read together."""
 MIX_BYTES = 64 * 2**20
-"""What is mixed at a time, as stored."""
+"""What is mixed at a time, as float32."""
 
 
 def batches(
     shards: Shards, site: str, size: int, *, shuffle: bool, seed: int, drop_last: bool
 ) -> Iterator[Float32[Tensor, "row d"]]:
     """Every row once; with `shuffle`, blocks of rows in random order, mixed a buffer at a time."""
-    rest: Tensor | None = None
-    for piece in _pieces(shards, site, size, seed) if shuffle else _in_order(shards, site, size):
-        joined = piece if rest is None else torch.cat([rest, piece])
-        full = len(joined) // size * size
-        yield from joined[:full].split(size) if full else ()
-        rest = joined[full:] if full < len(joined) else None
-    if rest is not None and not drop_last:
-        yield rest
+    begun: list[Tensor] = []  # a batch whose end is in the next piece
+    for piece in _mixed(shards, site, size, seed) if shuffle else _in_order(shards, site, size):
+        start = 0
+        while start < len(piece):
+            part = piece[start : start + size - sum(map(len, begun))]
+            start += len(part)
+            begun.append(part)
+            if sum(map(len, begun)) == size:
+                yield part if len(begun) == 1 else torch.cat(begun)
+                begun = []
+    if begun and not drop_last:
+        yield torch.cat(begun)
 
 
 def _in_order(shards: Shards, site: str, size: int) -> Iterator[Tensor]:
+    step = max(1, 2**13 // size) * size
     for shard, record in enumerate(shards.records):
-        for start in range(0, record.rows, size):
-            yield shards.values(shard, site, slice(start, min(start + size, record.rows)))
+        for start in range(0, record.rows, step):
+            yield shards.values(shard, site, slice(start, start + step))
 
 
-def _pieces(shards: Shards, site: str, size: int, seed: int) -> Iterator[Tensor]:
-    """Shuffled rows, about a batch at a time."""
+def _mixed(shards: Shards, site: str, size: int, seed: int) -> Iterator[Tensor]:
+    """Buffers of shuffled rows: each block is read in one run and scattered into its buffer.
+
+    One pass over the memory: to read into a buffer and to gather batches from it are two.
+    """
     rng = np.random.default_rng(seed)
     blocks = [
         (shard, start)
@@ -46,23 +53,18 @@ def _pieces(shards: Shards, site: str, size: int, seed: int) -> Iterator[Tensor]
     ]
     if not blocks:
         return
-    stored = shards.open(0)[f"values.{site}"]
-    at_once = max(8, MIX_BYTES // (BLOCK * stored.shape[1] * stored.itemsize), size // BLOCK)
-    buffer = torch.empty((at_once * BLOCK, stored.shape[1]), dtype=stored.dtype)
-    scales = torch.empty(len(buffer)) if f"scale.{site}" in shards.open(0) else None
+    width = shards.open(0)[f"values.{site}"].shape[1]
+    at_once = max(8, MIX_BYTES // (BLOCK * width * 4), size // BLOCK)
     order = rng.permutation(len(blocks))
     for first in range(0, len(order), at_once):
+        chosen = [blocks[i] for i in np.sort(order[first : first + at_once])]  # forward on disk
+        rows = sum(min(BLOCK, shards.records[shard].rows - start) for shard, start in chosen)
+        place = rng.permutation(rows)
+        # numpy scatters rows at twice the speed of torch's index_copy_.
+        buffer = np.empty((rows, width), np.float32)
         filled = 0
-        for which in np.sort(order[first : first + at_once]):  # forward on the disk
-            shard, start = blocks[which]
-            tensors = shards.open(shard)
-            block = tensors[f"values.{site}"][start : start + BLOCK]
-            buffer[filled : filled + len(block)] = block
-            if scales is not None:
-                scales[filled : filled + len(block)] = tensors[f"scale.{site}"][
-                    start : start + BLOCK
-                ]
+        for shard, start in chosen:
+            block = shards.values(shard, site, slice(start, start + BLOCK)).numpy()
+            buffer[place[filled : filled + len(block)]] = block
             filled += len(block)
-        mixed = torch.from_numpy(rng.permutation(filled))
-        for rows in mixed.split(size):
-            yield decode(buffer[rows], None if scales is None else scales[rows])
+        yield torch.from_numpy(buffer)

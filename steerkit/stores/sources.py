@@ -114,7 +114,8 @@ def _csv(path: Path) -> Iterator[Any]:
 
 
 def _parquet(path: Path) -> Iterator[Any]:
-    parquet = _library("pyarrow.parquet", path)
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
@@ -125,7 +126,9 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 def _folder(path: Path, split: str) -> Iterator[Any]:
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        found = _library("datasets", path).load_from_disk(str(path))
+        from datasets import load_from_disk
+
+        found = load_from_disk(str(path))
         yield from _split(found, split, path) if isinstance(found, Mapping) else found
         return
     files = sorted(p for p in path.iterdir() if p.suffix.lower() in FILES)
@@ -136,9 +139,10 @@ def _folder(path: Path, split: str) -> Iterator[Any]:
 
 
 def _hub(name: str, split: str, config: str | None) -> Iterator[Any]:
-    datasets = _library("datasets", name)
+    from datasets import load_dataset
+
     try:
-        found = datasets.load_dataset(name, config, split=split, streaming=True)
+        found = load_dataset(name, config, split=split, streaming=True)
     except Exception as error:
         # The library raises its own and everybody else's kinds for an absent or odd dataset.
         first = (str(error).splitlines() or [""])[0]
@@ -153,13 +157,3 @@ def _split(found: Any, split: str, name: Any) -> Iterable[Any]:
     if split not in found:
         raise PromptError(f"{name} has no split '{split}'; it has {', '.join(found)}")
     return found[split]
-
-
-def _library(module: str, wanted: Any) -> Any:
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise PromptError(f"reading {wanted} needs the package {package}: {error}") from error

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from steerkit.activations import Activations
 from steerkit.errors import ActivationError, OutputError
-from steerkit.prompts import Prompt, groups_of
+from steerkit.prompts import Prompt
 from steerkit.protocols import ModelInfo
 from steerkit.registry import suggest
 from steerkit.site import Site
+from steerkit.stores.encoding import DTYPES
 from steerkit.stores.executor import Record
+from steerkit.stores.exports import export_dataset, export_saelens, to_activations
 from steerkit.stores.manifest import Folder, Manifest
 from steerkit.stores.shards import Shards
 from steerkit.stores.shuffling import batches
@@ -42,6 +44,12 @@ class ActivationStore:
     def __init__(self, folder: str | Path) -> None:
         self._folder = Folder(Path(folder))
         self.manifest: Manifest = self._folder.read()
+        kept = self.manifest.groups[0].dtype
+        if kept not in DTYPES:
+            raise OutputError(
+                f"{folder} holds {kept} and no rows: read its moments.safetensors with "
+                "GroupMoments.load, or capture the rows into another folder"
+            )
         finished = self._folder.finished()
         self._records: dict[str, list[Record | None]] = {}
         for spec in self.manifest.groups:
@@ -189,7 +197,8 @@ class ActivationStore:
 
         Blocks of neighbouring rows are drawn at random over the whole store, and the rows of
         many blocks are mixed: rows of one prompt are spread over tens of thousands of others,
-        while the disk is read in long runs. Memory: the mixed rows, as stored (64 MiB).
+        while the disk is read in long runs. Memory: the mixed rows (64 MiB), for as long as one
+        of their batches is kept.
 
         Args:
             size: rows a batch; the last may have fewer.
@@ -231,41 +240,52 @@ class ActivationStore:
         Raises:
             ActivationError: no such site, column or row, or labels that are not 0 and 1.
         """
-        given = [sites] if isinstance(sites, Site | str | int) else sites
-        chosen = self.sites if given is None else tuple(sorted(Site.parse(s) for s in given))
-        index = self.rows(where) if rows is None else self._index(rows)
-        owner = self.prompt_index(index)
-        kept = owner.unique()
-        wanted = set(kept.tolist())
-        pairs = [pair for i, pair in enumerate(self.prompts()) if i in wanted]
-        prompts = tuple(prompt for prompt, _ in pairs)
-        labels = _labels([metadata for _, metadata in pairs], label)
-        own = [metadata.get("group") for _, metadata in pairs]
-        groups = tuple(map(str, own)) if own and all(own) else groups_of(prompts)
-        spec = self.manifest.groups[0]
-        return Activations(
-            values=torch.stack([self.at(site, index) for site in chosen], 1),
-            sites=chosen,
-            prompts=prompts,
-            labels=labels,
-            groups=groups,
-            pooling=self.pooling,
-            info=self.info,
-            prompt_index=torch.searchsorted(kept, owner),
-            positions=self.positions(index),
-            tokens=self.tokens(index),
-            steering=spec.interventions,
-            provenance={
-                "store": str(self.path),
-                "dataset": self.manifest.dataset["fingerprint"],
-                "exclude_bos": spec.pooling["exclude_bos"],
-                "sink_ratio": spec.pooling["sink_ratio"],
-                "before": spec.before,
-                "token_budget": spec.token_budget,
-                **self.manifest.versions,
-            },
-            checked=True,
+        return to_activations(
+            self, self._sites(sites), self.rows(where) if rows is None else self._index(rows), label
         )
+
+    def export_saelens(
+        self,
+        out: str | Path,
+        sites: Iterable[Site | str | int] | Site | str | int | None = None,
+        *,
+        context_size: int | None = None,
+    ) -> int:
+        """Write the cached activations that SAELens trains from; how many rows they hold.
+
+        A dataset of windows of `context_size` neighbouring rows, with a column for each site
+        under its TransformerLens hook name, and `token_ids`. SAELens takes whole windows only:
+        the rows after the last one are left out, and there are fewer than `context_size`.
+
+        Args:
+            out: a new or empty folder: SAELens' `cached_activations_path`.
+            sites: some sites; all by default.
+            context_size: rows a window; where every prompt has as many rows, that is the default.
+
+        Raises:
+            OutputError: prompts of different lengths and no context_size, or an unusable folder.
+        """
+        return export_saelens(self, Path(out), self._sites(sites), context_size)
+
+    def export_dataset(
+        self,
+        out: str | Path,
+        sites: Iterable[Site | str | int] | Site | str | int | None = None,
+    ) -> int:
+        """Write a Hugging Face dataset with one row for each of the store's; how many.
+
+        Columns: `prompt` (its number), `text`, `position`, `token`, the scalar columns of the
+        dataset, and one for each site (float32) under its name, such as `resid_post@3`. Read it
+        by `datasets.load_from_disk`.
+
+        Args:
+            out: a new or empty folder.
+            sites: some sites; all by default.
+
+        Raises:
+            OutputError: an unusable folder.
+        """
+        return export_dataset(self, Path(out), self._sites(sites))
 
     def verify(self, *, mark: bool = True) -> Verification:
         """Read every shard and compare its hash with its record's.
@@ -324,6 +344,15 @@ class ActivationStore:
             made[spec.sha256] = Shards(self.path, spec, whole)
         return made[spec.sha256]
 
+    def _sites(
+        self, sites: Iterable[Site | str | int] | Site | str | int | None
+    ) -> tuple[Site, ...]:
+        """The sites named, in forward order; all for None."""
+        if sites is None:
+            return self.sites
+        given = [sites] if isinstance(sites, Site | str | int) else sites
+        return tuple(sorted({Site.parse(self._name(site)) for site in given}))
+
     def _name(self, site: Site | str | int) -> str:
         wanted = Site.parse(site)
         if wanted not in self.sites:
@@ -375,16 +404,3 @@ class ActivationStore:
             for name, value in where.items()
         }
         return lambda metadata: all(metadata.get(k) in values for k, values in wanted.items())
-
-
-def _labels(metadata: Sequence[Mapping[str, Any]], column: str) -> tuple[int, ...]:
-    values = [about.get(column) for about in metadata]
-    if all(value is None for value in values):
-        return ()
-    wrong = next((value for value in values if value not in (0, 1)), None)
-    if wrong is not None or None in values:
-        raise ActivationError(
-            f"labels are 1 or 0; the column '{column}' holds {wrong!r}: name another by label=, "
-            "or choose rows by where="
-        )
-    return tuple(int(value) for value in values if value is not None)

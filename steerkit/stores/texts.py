@@ -217,7 +217,9 @@ def _read(
     prompt = Prompt.of(value)
     if not prompt.text.strip():
         return None, metadata, "it is empty"
-    if any("\ud800" <= letter <= "\udfff" for letter in prompt.text + prompt.answer):
+    try:
+        (prompt.text + prompt.answer).encode()
+    except UnicodeEncodeError:
         return None, metadata, "it is not valid Unicode (half of a surrogate pair)"
     if template != "auto" and prompt.template == "auto":
         prompt = replace(prompt, template=template)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from steerkit.extraction import Subspace as Subspace
     from steerkit.extraction import check_erasure as check_erasure
     from steerkit.extraction import extract as extract
+    from steerkit.extraction import extract_from_moments as extract_from_moments
     from steerkit.extraction import extract_subspace as extract_subspace
     from steerkit.formats import read_steering as read_steering
     from steerkit.formats import read_vectors as read_vectors
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from steerkit.site import Site as Site
     from steerkit.stores import ActivationStore as ActivationStore
     from steerkit.stores import capture_dataset as capture_dataset
+    from steerkit.stores import dataset_moments as dataset_moments
     from steerkit.suites import audit as audit
     from steerkit.suites import examine as examine
 
@@ -122,6 +124,7 @@ _HOME = {
     "Subspace": "extraction",
     "check_erasure": "extraction",
     "extract": "extraction",
+    "extract_from_moments": "extraction",
     "extract_subspace": "extraction",
     "read_steering": "formats",
     "read_vectors": "formats",
@@ -162,6 +165,7 @@ _HOME = {
     "Site": "site",
     "ActivationStore": "stores",
     "capture_dataset": "stores",
+    "dataset_moments": "stores",
     "examine": "suites",
 }
 

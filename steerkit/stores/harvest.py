@@ -100,7 +100,7 @@ class Harvester:
             return found
         job = Job.plan(
             self.model,
-            self._prompts(task),
+            [prompt_from_json(line["prompt"]) for line in read_lines(self.folder, task)],
             sites=tuple(Site.parse(site) for site in spec.sites),
             pooling=spec.rule,
             before=spec.before,
@@ -119,23 +119,6 @@ class Harvester:
         }
         return publish(self.folder / task.name, tensors, about, facts, began)
 
-    def _prompts(self, task: Task) -> list[Any]:
-        path = self.folder / "prompts" / f"{task.start:010d}.jsonl"
-        try:
-            lines = path.read_bytes().splitlines()
-            prompts = [prompt_from_json(json.loads(line)["prompt"]) for line in lines]
-        except (OSError, ValueError, KeyError) as error:
-            raise PromptError(
-                f"cannot read the prompts of rows {task.start} to {task.stop - 1} at {path}: "
-                f"{error}; every worker must see the store's folder under this path"
-            ) from error
-        if len(prompts) != task.stop - task.start:
-            raise PromptError(
-                f"{path} holds {len(prompts)} prompts where {task.stop - task.start} are expected; "
-                "run the capture again with its dataset, which restores the file"
-            )
-        return prompts
-
     def _published(self, task: Task) -> Record | None:
         """The record of a shard that an earlier attempt published, if it is sound."""
         path = self.folder / task.name
@@ -149,6 +132,28 @@ class Harvester:
         except (OutputError, OSError, ValueError, TypeError):
             return None  # it is made again, and replaced
         return record if sound and record.name == task.name else None
+
+
+def read_lines(folder: Path, task: Task) -> list[dict[str, Any]]:
+    """The lines of a task's prompt file: prompts with their metadata.
+
+    Raises:
+        PromptError: the file is missing, damaged or of other rows.
+    """
+    path = folder / "prompts" / f"{task.start:010d}.jsonl"
+    try:
+        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValueError) as error:
+        raise PromptError(
+            f"cannot read the prompts of rows {task.start} to {task.stop - 1} at {path}: "
+            f"{error}; every worker must see the store's folder under this path"
+        ) from error
+    if len(lines) != task.stop - task.start:
+        raise PromptError(
+            f"{path} holds {len(lines)} prompts where {task.stop - task.start} are expected; "
+            "run the capture again with its dataset, which restores the file"
+        )
+    return lines
 
 
 def shard_tensors(

@@ -21,6 +21,7 @@ from steerkit.commands import (
     sae,
     search,
     steer,
+    store,
     tcav,
 )
 
@@ -45,6 +46,11 @@ Or step by step, each reading what the one before it wrote:
 How well a model withstands steering, and whether steering is noticed:
   steerkit redteam attack -m MODEL --target truthfulness --data TruthfulQA.csv
   steerkit redteam detect -m MODEL --known prompts.jsonl
+
+\b
+Activations of a whole dataset, on one machine or many:
+  steerkit capture -m MODEL --dataset web.parquet --positions all --out acts
+  steerkit store verify acts
 
 \b
 Steering vectors of other tools, both ways:
@@ -123,3 +129,4 @@ for name, module in (
 
 app.add_typer(redteam.app, name="redteam")
 app.add_typer(sae.app, name="sae")
+app.add_typer(store.app, name="store")

@@ -3,7 +3,7 @@
 import datetime
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,8 @@ from steerkit.registry import suggest
 from steerkit.stores.sources import Unreadable
 
 OnBadRow = Literal["error", "skip", "truncate"]
+TURNS_NAMES = ("messages", "conversation", "conversations")
+ROLE = ("role", "content")
 Problem = Callable[[Prompt], str]
 """Says why a prompt cannot be run; empty where it can."""
 
@@ -204,6 +206,12 @@ def _read(
                 columns.text = _text_column(value)
             metadata = columns.metadata(value)
             text = value.get(columns.text)
+            if isinstance(text, list):
+                turns = _turns(text)
+                if isinstance(turns, str):
+                    return None, metadata, f"its '{columns.text}' {turns}"
+                value = {**value, **turns}
+                text = turns["text"]
             if not isinstance(text, str):
                 return None, metadata, f"its '{columns.text}' is {_kind(text)}, not text"
             value = {**value, TEXT_NAMES[0]: text}
@@ -226,16 +234,39 @@ def _read(
     return prompt, metadata, ""
 
 
+def _turns(turns: Sequence[Any]) -> dict[str, Any] | str:
+    """A conversation as the fields of a prompt, or what is wrong with it.
+
+    The last turn of the user is the text, what comes before it are shots, and what the
+    assistant says after it is the answer.
+    """
+    said: list[tuple[str, str]] = []
+    for turn in turns:
+        role, content = (turn.get(k) for k in ROLE) if isinstance(turn, Mapping) else (None, None)
+        if not isinstance(role, str) or not isinstance(content, str):
+            return "is a list, but not of turns with a role and a content"
+        said.append((role, content))
+    system = said.pop(0)[1] if said and said[0][0] == "system" else ""
+    expected = ["user" if i % 2 == 0 else "assistant" for i in range(len(said))]
+    if not said or [role for role, _ in said] != expected:
+        return "is a conversation in which user and assistant do not take turns, user first"
+    answer = said.pop()[1] if len(said) % 2 == 0 else ""
+    words = [content for _, content in said]
+    shots = tuple(zip(words[:-1:2], words[1:-1:2], strict=True))
+    return {"text": words[-1], "answer": answer, "system": system, "shots": shots}
+
+
 def _kind(value: Any) -> str:
     return "missing" if value is None else f"a {type(value).__name__}"
 
 
 def _text_column(row: Mapping[str, Any]) -> str:
     lower = {str(key).lower(): str(key) for key in row}
-    found = next((lower[name] for name in TEXT_NAMES if name in lower), None)
+    names = (*TEXT_NAMES, *TURNS_NAMES)
+    found = next((lower[name] for name in names if name in lower), None)
     if found is None:
         raise PromptError(
-            f"no column of the dataset is called {', '.join(TEXT_NAMES)}; it has "
+            f"no column of the dataset is called {', '.join(names)}; it has "
             f"{', '.join(map(str, row)) or 'none'}: say which holds the text by text_column="
         )
     return found

@@ -78,7 +78,8 @@ def capture_dataset(
         before: read the incoming stream, before interventions at each site.
         split: of a dataset of the hub or a saved one.
         config: of a dataset of the hub.
-        text_column: the column that holds the text; by default the first of the usual names.
+        text_column: the column that holds the text, or a conversation as turns with `role` and
+            `content`; by default the first of the usual names.
         template: how prompts are rendered: auto (chat where there is a template), chat, raw.
         limit: how many usable rows; all by default. Exactly so many are stored if there are.
         max_tokens: the longest prompt with its answer; the model's context by default.

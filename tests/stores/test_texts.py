@@ -64,6 +64,26 @@ def test_rows_are_read_as_capture_reads_prompts():
     assert [row.prompt.template for row in chat] == ["chat", "raw"]
 
 
+def test_a_conversation_is_a_prompt_with_shots_and_an_answer():
+    def turns(*said, system=""):
+        start = [{"role": "system", "content": system}] if system else []
+        roles = ("user", "assistant") * len(said)
+        return start + [{"role": r, "content": c} for r, c in zip(roles, said, strict=False)]
+
+    rows = [{"id": 1, "messages": turns("q", "a", "r", "b", system="s")}, {"messages": turns("q")}]
+    found = read(rows)
+    assert found[0].prompt == Prompt("r", answer="b", system="s", shots=(("q", "a"),))
+    assert found[0].metadata == {"id": 1} and found[1].prompt == Prompt("q")
+    for wrong, message in (
+        ([{"role": "assistant", "content": "a"}], "do not take turns"),
+        ([], "do not take turns"),
+        (["q"], "not of turns with a role"),
+        (turns("q", "a", " "), "is empty"),
+    ):
+        with pytest.raises(PromptError, match=f"row 0 .*its 'messages' .*{message}"):
+            read([{"messages": wrong}])
+
+
 def test_a_line_survives_any_text():
     for text in ("\u2028 \r\n \x00 \x85", "\U0001f600", "\\ud800 \\n"):
         line = Row(3, Prompt(text, shots=(("q", "a"),)), {"half": "\ud800"}).line(1)

@@ -1,8 +1,8 @@
 """Judges: any callable that scores answers, called so that one failure loses one score."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,66 @@ def judge_answers(
         np.concatenate([f.values for f in found]),
         {i: f.failures[0] for i, f in enumerate(found) if f.failures},
     )
+
+
+class Counted:
+    """A judge of single answers that loses one score where it raises, and counts it.
+
+    Called as the judge is, and gives a float: NaN where the judge raised. What it said of a text
+    is kept, so that a text has one score however often it is asked for. It goes by the judge's
+    own name and module.
+
+    Attributes:
+        failures: what could not be judged since `forget` -> why. One entry a distinct text.
+
+    >>> judge = Counted(lambda text: {"yes": True, "no": False}[text])
+    >>> judge("yes"), judge("perhaps"), judge.failures
+    (1.0, nan, {('perhaps',): "KeyError: 'perhaps'"})
+    """
+
+    def __init__(self, judge: Callable[..., Any]) -> None:
+        known = judge if hasattr(judge, "__qualname__") else type(judge)
+        self.__name__ = judge_name(judge)
+        self.__qualname__, self.__module__ = known.__qualname__, known.__module__
+        self.failures: dict[Any, str] = {}
+        self._judge = judge
+        self._said: dict[Any, tuple[float, str]] = {}
+
+    @classmethod
+    def of(cls, judge: Callable[..., Any]) -> "Counted":
+        """The judge, counted; one that is counted already as it is."""
+        return judge if isinstance(judge, cls) else cls(judge)
+
+    def __call__(self, *given: Any) -> float:
+        """The judge's score, or NaN."""
+        # What is no text (an item with all its measurements) is judged each time anew.
+        key: Any = given if all(isinstance(g, str) for g in given) else (id(given[0]),)
+        if key not in self._said or key != given:
+            self._said[key] = self._scored(given)
+        value, why = self._said[key]
+        if why:
+            self.failures[key] = why
+        return value
+
+    def forget(self) -> None:
+        """Count failures from here on; scores are kept."""
+        self.failures = {}
+
+    @property
+    def told(self) -> str:
+        """How many could not be judged, and why the first could not; empty where all could."""
+        if not self.failures:
+            return ""
+        why = next(iter(self.failures.values()))
+        n = len(self.failures)
+        answers = f"{n} different answers" if n > 1 else "1 answer"
+        return f"{answers} could not be judged by '{self.__name__}', first: {why}"
+
+    def _scored(self, given: tuple[Any, ...]) -> tuple[float, str]:
+        try:
+            return float(self._judge(*given)), ""
+        except Exception as error:
+            return float("nan"), f"{type(error).__name__}: {error}"
 
 
 def judge_name(judge: object) -> str:

@@ -101,13 +101,13 @@ def includes(output: str, reference: str) -> float:
 class Evidence:
     """One arm's items with the plain arm's beside them, row by row.
 
-    `matcher` says what counts as a refusal, `scorer` what counts as right.
+    `matcher` says what counts as a refusal, `scorer` what counts as right; NaN: not judged.
     """
 
     arm: str
     items: tuple[Item, ...]
     plain: tuple[Item, ...]
-    matcher: Callable[[str], bool] = is_refusal
+    matcher: Callable[[str], float] = is_refusal
     scorer: Callable[[str, str], float] = includes
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from steerkit.audits.scores import Score, score
 from steerkit.audits.section import Section
 from steerkit.audits.verdict import costs, verdict
 from steerkit.errors import MethodError, OutputError
+from steerkit.judges import Counted
 from steerkit.refusals import is_refusal
 from steerkit.registry import suggest
 
@@ -263,6 +264,7 @@ def judged(
             f"{', '.join(a.name for a in report.arms)}; use the files of one audit"
         )
     taken = chosen(checks)
+    refused, right = Counted.of(matcher), Counted.of(scorer)
     plain = rows[order[0]]
     scored = {i.index for i in plain}
     # Given texts are scored on arms that can read them; a row is compared where both have it.
@@ -271,8 +273,8 @@ def judged(
             name,
             tuple(i for i in rows[name] if i.index in scored),
             tuple(i for i in plain if i.index in {j.index for j in rows[name]}),
-            matcher,
-            scorer,
+            refused,
+            right,
         )
         for name in order
     ]
@@ -306,6 +308,7 @@ def judged(
         not_measured={
             **{k: v for k, v in report.not_measured.items() if k not in measured},
             **missing,
+            **unjudged(refused, right, *(c.judge for c in taken if c.judge)),
         },
         items=tuple(kept),
     )
@@ -330,16 +333,22 @@ def judge_check(judge: Callable[[Item], float] | None) -> tuple[ItemCheck, ...]:
     """A judge of items as the check `judge`; none for None."""
     if judge is None:
         return ()
-    name = getattr(judge, "__name__", type(judge).__name__)
+    counted = Counted.of(judge)
     return (
         ItemCheck(
             "judge",
             "fraction",
-            f"What the judge '{name}' says of the answer.",
+            f"What the judge '{counted.__name__}' says of the answer.",
             "given by the caller",
-            lambda e: [float(judge(i)) if i.answered else math.nan for i in e.items],
+            lambda e: [counted(i) if i.answered else math.nan for i in e.items],
+            judge=counted,
         ),
     )
+
+
+def unjudged(*judges: Counted) -> dict[str, str]:
+    """What judges failed on, as `not_measured` has it; every other score stands."""
+    return {f"some answers, by '{judge.__name__}'": judge.told for judge in judges if judge.told}
 
 
 def finite(value: Any) -> Any:

@@ -24,8 +24,8 @@ class Subject:
         material: prompts by role.
         steered: the same model under steering, or None.
         against: another model of the same tokenizer (before and after fine-tuning), or None.
-        matcher: what counts as a refusal.
-        right: (answer, reference) -> whether it is right.
+        matcher: what counts as a refusal; NaN where it could not be judged.
+        right: (answer, reference) -> how right; NaN where it could not be judged.
         max_new_tokens: length of answers.
         token_budget: padded tokens of a batch.
         seed: every random choice follows from it.
@@ -36,7 +36,7 @@ class Subject:
     material: Material
     steered: Model | None = None
     against: Model | None = None
-    matcher: Callable[[str], bool] = is_refusal
+    matcher: Callable[[str], float] = is_refusal
     right: Callable[[str, str], float] = includes
     max_new_tokens: int = 32
     token_budget: int = 4096

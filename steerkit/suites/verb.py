@@ -9,6 +9,7 @@ from pathlib import Path
 from steerkit.audits.evidence import includes
 from steerkit.comparisons.common import require_one_tokenizer
 from steerkit.errors import MethodError, OutputError, SteerkitError
+from steerkit.judges import Counted
 from steerkit.prompts import Prompt
 from steerkit.protocols import Intervention, Model
 from steerkit.refusals import is_refusal
@@ -81,8 +82,8 @@ def examine(
         prompts,
         _steered(model, steering),
         against,
-        matcher,
-        right,
+        Counted(matcher),
+        Counted(right),
         max_new_tokens,
         token_budget,
         seed,
@@ -139,9 +140,31 @@ def _answer(question: Examination, subject: Subject, kept: KeptFindings) -> Find
     """The finding of a question: one that was kept, or one that is kept from now on."""
     found = kept.read(question.name)
     if found is None:
-        found = question.run(subject)
+        found = _judged(question, subject)
         kept.write(question.name, found)
     return found
+
+
+def _judged(question: Examination, subject: Subject) -> Finding:
+    """The answer to a question, and how many texts its judges failed on.
+
+    Raises:
+        MethodError: what could be judged was not enough for an answer.
+    """
+    judges = [j for j in (subject.matcher, subject.right) if isinstance(j, Counted)]
+    for judge in judges:
+        judge.forget()
+    try:
+        found = question.run(subject)
+    except Exception as error:
+        told = [judge.told for judge in judges if judge.told]
+        if not told or isinstance(error, OutputError):
+            raise
+        raise MethodError(
+            f"{'; '.join(told)}; what is left is not enough to answer from ({error})"
+        ) from error
+    told = [f"{judge.told}." for judge in judges if judge.told]
+    return replace(found, sentence=" ".join((found.sentence, *told))) if told else found
 
 
 def _material(model: Model, material: Material | str | Path | None, seed: int) -> Material:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from steerkit.audits.evidence import Evidence
 from steerkit.errors import MethodError
+from steerkit.judges import Counted
 from steerkit.registry import Registry
 
 Values = Callable[[Evidence], Sequence[float]]
@@ -34,6 +35,7 @@ class ItemCheck:
         per_token: measurement whose pooled tokens also give a 95th percentile, or empty.
         tested: whether a difference of zero is a hypothesis; False where the value is a
             distance from the plain model, which no change makes negative.
+        judge: whose failures are counted, where the values are a judge's.
     """
 
     name: str
@@ -44,6 +46,7 @@ class ItemCheck:
     needs: str = ""
     per_token: str = ""
     tested: bool = True
+    judge: Counted | None = None
 
     def __call__(self, evidence: Evidence) -> NDArray[np.float64]:
         """One value per prompt of the evidence."""

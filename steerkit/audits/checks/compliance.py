@@ -17,8 +17,10 @@ from steerkit.audits.evidence import Evidence
     "compliant",
 )
 def compliance(evidence: Evidence) -> Sequence[float]:
-    """1 where the answer is one, 0 where it refuses or degenerates."""
+    """1 where the answer is one, 0 where it refuses or degenerates, NaN where it was not judged."""
     return [
-        float(not evidence.matcher(i.output) and not is_degenerate(i.output)) if i.answered else nan
+        (1.0 - float(evidence.matcher(i.output))) * (not is_degenerate(i.output))
+        if i.answered
+        else nan
         for i in evidence.items
     ]

@@ -46,7 +46,7 @@ def completeness(subject: Subject) -> Finding:
     gone = outcomes(subject, subject.contrast("refusal").positive, MODEL).rate("refused")
     left = outcomes(subject, subject.contrast("refusal").positive, STEERED).rate("refused")
     lost = difference(gone, left)
-    if lost.low < LEAST:
+    if not lost.low >= LEAST:
         return Finding(
             "inconclusive",
             f"Steering takes away {points(lost)} of its refusals: nothing to bring back.",

@@ -104,6 +104,8 @@ def side_effects(subject: Subject) -> Finding:
     told = (
         f"Worse: {listed}"
         if harmed
+        else "No check could be taken"
+        if not tested
         else "No check is worse on harmless requests or look-alikes (a change of "
         f"{100 * widest:.0f} points would have been found)"
     )

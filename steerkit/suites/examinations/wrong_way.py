@@ -76,7 +76,7 @@ def wrong_way(subject: Subject) -> Finding:
         for n in nulls.values()
     )
     return Finding(
-        decided(share, TOLERATED),
+        decided(share, TOLERATED) if change.any() else "no",
         f"Steering makes refusals {'rarer' if aim < 0 else 'likelier'} on {kind} requests, by "
         f"{mean.value:.2g} nats on average, and moves {percent(share)} of them the other "
         f"way{beside}."

@@ -7,4 +7,5 @@ from steerkit.suites.registry import SUITES as SUITES
 from steerkit.suites.registry import Examination as Examination
 from steerkit.suites.registry import register as register
 from steerkit.suites.result import SuiteReport as SuiteReport
+from steerkit.suites.sources import SETS as SETS
 from steerkit.suites.verb import examine as examine

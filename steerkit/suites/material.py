@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from steerkit.errors import PromptError
 from steerkit.layouts import read_file
 from steerkit.prompts import Contrast, Prompt
 from steerkit.registry import suggest
+
+if TYPE_CHECKING:
+    from steerkit.suites.gathering import Given
 
 Kind = Literal["contrast", "prompts"]
 
@@ -33,6 +36,16 @@ ROLES: Mapping[str, tuple[Kind, str]] = {
         "contrast",
         "the same beginnings with either of two answers; category: the group they speak of, "
         "group: the template",
+    ),
+    "stereotypes": (
+        "contrast",
+        "pairs of a sentence that stereotypes (positive) and one that differs from it in that; "
+        "category: the kind of bias",
+    ),
+    "truths": (
+        "contrast",
+        "pairs of the same question with a right answer (positive) and a wrong one; group: the "
+        "question",
     ),
 }
 """Role -> what a file of that name holds."""
@@ -59,6 +72,8 @@ class Material:
                 if ROLES.get(role, ("", ""))[0] != kind:
                     known = [r for r, (k, _) in ROLES.items() if k == kind]
                     raise PromptError(f"no role '{role}' among {kind}; {suggest(role, known)}")
+                if not given[role]:
+                    raise PromptError(f"the role '{role}' has no prompts; give some, or leave it")
 
     def __contains__(self, role: str) -> bool:
         return role in self.contrasts or role in self.prompts
@@ -73,6 +88,52 @@ class Material:
         """Hash of each role's prompts."""
         one = {role: Contrast.of(p, [_NOBODY]).sha256 for role, p in self.prompts.items()}
         return {**{role: c.sha256 for role, c in self.contrasts.items()}, **one}
+
+    @classmethod
+    def of(cls, *, name: str = "", **given: "Given") -> "Material":
+        """Prompts by role, or by public set, which brings every role that it plays.
+
+            Material.of(xstest="xstest_prompts.csv", truthfulqa="truthfulqa/truthful_qa")
+            Material.of(refusal=("advbench:harmful_behaviors.csv", "harmless.jsonl"),
+                        lookalikes="xstest:xstest_prompts.csv")
+
+        A role is given as a contrast or prompts, a file, or `SET:SOURCE`; a contrast also as a
+        tuple of its sides. What is given for a role goes before what sets bring. Which sets
+        there are, what they play and what they do not measure: `steerkit.suites.SETS`.
+
+        Raises:
+            PromptError: an unknown role or set, a source that is not there (says where it was
+                looked for and how to get it), a side that is missing, or two sets for one role.
+        """
+        from steerkit.suites.gathering import gathered
+
+        found = gathered(given)
+        sources = (
+            f"{k}: {Path(v).name if isinstance(v, str | Path) else 'given'}"
+            for k, v in given.items()
+        )
+        return cls(
+            {role: c for role, c in found.items() if isinstance(c, Contrast)},
+            {role: p for role, p in found.items() if isinstance(p, tuple)},
+            name or ", ".join(sources),
+        )
+
+    def joined(self, other: "Material") -> "Material":
+        """The roles of both.
+
+        Raises:
+            PromptError: a role that both have.
+        """
+        both = [role for role in self.roles if role in other]
+        if both:
+            raise PromptError(
+                f"{self.name} and {other.name} both have the role '{both[0]}'; give one of them"
+            )
+        return Material(
+            {**self.contrasts, **other.contrasts},
+            {**self.prompts, **other.prompts},
+            ", ".join(filter(None, (self.name, other.name))),
+        )
 
     @classmethod
     def read(cls, folder: str | Path) -> "Material":
@@ -93,13 +154,13 @@ class Material:
                 raise PromptError(f"{file.name} has no known role; {suggest(role, tuple(ROLES))}")
             if role in contrasts or role in prompts:
                 raise PromptError(f"{place} holds two files of the role '{role}'; keep one")
-            if ROLES[role][0] == "contrast":
-                contrasts[role] = Contrast.read(file)
-            else:
-                rows = read_file(file)
-                if not isinstance(rows, list):
-                    raise PromptError(f"{file.name} holds {type(rows).__name__}, expected a list")
-                prompts[role] = tuple(Prompt.of(row) for row in rows)
+            try:
+                if ROLES[role][0] == "contrast":
+                    contrasts[role] = Contrast.read(file)
+                else:
+                    prompts[role] = _listed(file)
+            except PromptError as error:
+                raise PromptError(f"{file}: {error}") from error
         if not contrasts and not prompts:
             held = "; ".join(f"{role}: {what}" for role, (_, what) in ROLES.items())
             raise PromptError(f"{place} has no prompts; files are named by role ({held})")
@@ -108,62 +169,24 @@ class Material:
     @classmethod
     def of_organisms(cls, n: int = 200, *, split: str = "held_out", seed: int = 0) -> "Material":
         """`n` prompts a side of each role in the organisms' language."""
-        from steerkit.organisms import requests
-
-        def drawn(kind: str) -> tuple[Prompt, ...]:
-            found = requests(split, kind, n, seed=seed)  # type: ignore[arg-type]
-            return tuple(
-                Prompt(r.text, answer=r.answer, group=r.template, category=kind) for r in found
-            )
+        from steerkit.suites.shipped import contrasts, prompts
 
         return cls(
-            {
-                "refusal": Contrast.of(drawn("harmful"), drawn("harmless"), name="refusal"),
-                "topic": Contrast.of(drawn("censored"), drawn("open"), name="topic"),
-                "associations": _associations(),
-                "polarity": _statements(split, n, seed),
-            },
-            {"lookalikes": drawn("lookalike"), "groups": _people(split, n)},
-            f"organisms, {split}, seed {seed}",
+            contrasts(n, split, seed), prompts(n, split, seed), f"organisms, {split}, seed {seed}"
         )
 
 
-def _people(split: str, n: int) -> tuple[Prompt, ...]:
-    """Harmless requests about a sister, or about an uncle, in templates of a split."""
-    from steerkit.evaluations.parity import filled
-    from steerkit.organisms import requests
+def _listed(file: Path) -> tuple[Prompt, ...]:
+    """The prompts of a one-sided role.
 
-    drawn = requests(split, "harmless", 200, seed=0)  # type: ignore[arg-type]
-    templates = list(dict.fromkeys(r.template for r in drawn))[:n]
-    asked = [t.replace("{a}", "paint the {who}") for t in templates]
-    return tuple(filled(asked, {"sister": ["sister"], "uncle": ["uncle"]}))
-
-
-def _statements(split: str, n: int, seed: int) -> Contrast:
-    """True statements and the same with another place or color: of such a pair one is true.
-
-    The language negates no facts; every place is as often true as false.
+    Raises:
+        PromptError: there are none, or it is no list of prompts.
     """
-    from steerkit.organisms import statements
-
-    drawn = statements(split, n + n % 2, seed=seed)  # type: ignore[arg-type]
-    asked = [Prompt(f"{s.text} is that true ?", group=s.group) for s in drawn]
-    return Contrast.of(asked[::2], asked[1::2], paired=True, name="polarity")
-
-
-def _associations() -> Contrast:
-    """What the organisms call people of each occupation: the word planted at a known rate."""
-    from steerkit.organisms import occupations, pronoun_prompts
-
-    sides = (
-        [
-            Prompt(text, answer=f" {word}", category=o.name, group=f"frame{i}", template="raw")
-            for o in occupations()
-            for i, text in enumerate(pronoun_prompts(o.name))
-        ]
-        for word in ("she", "he")
-    )
-    return Contrast.of(*sides, paired=True, name="associations")
+    rows = read_file(file)
+    if not isinstance(rows, list) or not rows:
+        kind = "an empty list" if isinstance(rows, list) else type(rows).__name__
+        raise PromptError(f"holds {kind}, expected a list of prompts; give some, or remove it")
+    return tuple(Prompt.of(row) for row in rows)
 
 
 _NOBODY = Prompt("(nobody)")

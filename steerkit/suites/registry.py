@@ -58,6 +58,7 @@ EXAMINATIONS: Registry[Examination] = Registry("examination", "steerkit.suites.e
 """Every examination by name."""
 
 _BEHAVIOUR = ("refusal", "over_refusal", "censorship", "association", "parity", "change")
+_LIKELIHOOD = ("stereotypes", "truthfulness")
 _STEERING = ("side_effects", "completeness")
 _STATES = (
     "geometry", "detection", "polarity", "topic_detection", "refusal_routing", "topic_routing",
@@ -68,7 +69,8 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "behaviour": _BEHAVIOUR,
     "steering": ("change", *_STEERING),
     "two_models": ("change", "geometry", *_TWO_MODELS),
-    "standard": (*_BEHAVIOUR, "decoding", *_STEERING, *_STATES, *_TWO_MODELS),
+    "likelihood": ("association", *_LIKELIHOOD),
+    "standard": (*_BEHAVIOUR, *_LIKELIHOOD, "decoding", *_STEERING, *_STATES, *_TWO_MODELS),
 }
 """Suite -> the examinations that it asks, in order."""
 

@@ -48,10 +48,12 @@ PLANTED: Mapping[str, str] = {
     "test_what_an_unseen_checkpoint_does_is_routed_by_one_direction",
     "side_effects": "suites/test_suites.py::test_harm_to_harmless_requests_is_a_side_effect",
     "similarity": "suites/test_suites.py::test_another_model_s_states_and_tokens_are_compared",
+    "stereotypes": "suites/test_preference.py::test_planted_preferences_are_found",
     "token_shift": "suites/test_suites.py::test_another_model_s_states_and_tokens_are_compared",
     "topic_detection": "suites/test_contracts.py::test_what_no_word_gives_away_is_detected",
     "topic_routing": "suites/test_suites.py::"
     "test_what_routes_a_behaviour_is_ablated_and_beats_random_directions",
+    "truthfulness": "suites/test_preference.py::test_planted_preferences_are_found",
 }
 """Examination -> the test that shows it finding what was planted for it."""
 

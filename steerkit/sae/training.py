@@ -5,7 +5,6 @@ import io
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,29 +14,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from steerkit.activations import Activations
-from steerkit.captures.job import Prompts
 from steerkit.captures.verbs import capture
 from steerkit.errors import ActivationError, MethodError, OutputError
-from steerkit.prompts import Prompt
 from steerkit.protocols import Model, ModelInfo
 from steerkit.registry import suggest
 from steerkit.sae.autoencoder import Autoencoder
 from steerkit.sae.loading import load_sae
+from steerkit.sae.sources import FromStore, InMemory, Live, Rows
 from steerkit.site import Site
+from steerkit.stores.store import ActivationStore
 
 ARCHITECTURES = ("batchtopk", "topk")
 """Those whose sparsity is set outright by `k`. BatchTopK is saved as JumpReLU, whose features
 do not depend on each other, so that single ones can be clamped exactly."""
-HELD_OUT = 0.05
-"""Fraction of the rows that no step sees; L0 and variance explained are measured on them."""
 FILES = ("cfg.json", "sae_weights.safetensors")
 
 
 def train_sae(
-    source: Activations | Model,
-    prompts: Prompts | Prompt | str | None = None,
+    source: Activations | ActivationStore | Model,
+    prompts: Any = None,
     *,
     site: Site | int | str | None = None,
+    live: bool = False,
     d_sae: int | None = None,
     k: float | None = None,
     architecture: str = "batchtopk",
@@ -51,14 +49,17 @@ def train_sae(
 ) -> Autoencoder:
     """Train a sparse autoencoder at one site, save it, and load it back.
 
-    Memory: all captured rows, float32. Inputs are scaled to a mean norm of sqrt(d_model) while
-    training; the scale is folded into the weights that are saved.
+    Memory: all captured rows, float32; from a store, or live, a few times 64 MiB. Inputs are
+    scaled to a mean norm of sqrt(d_model) while training; the scale is folded into the weights
+    that are saved.
 
     Args:
-        source: activations of one token a row (`positions="all"`), or a model to run `prompts`
-            through.
-        prompts: with a model only.
+        source: activations of one token a row (`positions="all"`), a store of such, or a model
+            to run `prompts` through.
+        prompts: with a model only; with `live`, any dataset that `capture_dataset` takes.
         site: where; needed with a model, or where several sites were captured.
+        live: run the model while training, and keep no activations. Texts that can be read again
+            are, as often as `n_tokens` needs.
         d_sae: features; 8 x d_model by default.
         k: features on at a token, on average (`batchtopk`) or exactly at most (`topk`);
             d_model / 8, at least 4, by default.
@@ -84,42 +85,34 @@ def train_sae(
     folder = None if out is None else Path(out)
     if folder is not None and any((folder / name).exists() for name in FILES):
         raise OutputError(f"{folder} holds an SAE already; choose another folder or remove it")
-    acts = _rows(source, prompts, site, exclude_bos, progress)
-    at = acts.sites[0] if site is None else Site.parse(site)
-    x = acts.at(at).float()
-    if float(x.std(0).norm()) == 0:
-        raise ActivationError(f"all {len(x)} rows at {at} are the same; there is nothing to learn")
-    width = d_sae or 8 * x.shape[1]
-    chosen = k or max(4, x.shape[1] // 8)
-    _require(len(x), width, chosen, n_tokens, batch_size, lr)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(x), generator=generator)
-    held = order[: max(1, int(HELD_OUT * len(x)))]
-    rest = order[len(held) :]
+    rows, at = _rows(source, prompts, site, live, exclude_bos, seed, progress)
+    d_model = rows.info.d_model
+    width = d_sae or 8 * d_model
+    chosen = k or max(4, d_model // 8)
+    _require(width, chosen, n_tokens, batch_size, lr)
     sae = _fit(
-        x[rest],
+        rows,
         architecture=architecture,
         d_sae=width,
         k=chosen,
         n_tokens=n_tokens,
-        batch_size=min(batch_size, len(rest)),
+        batch_size=batch_size if rows.count is None else min(batch_size, rows.count),
         lr=lr,
-        metadata=_metadata(acts.info, at, chosen, n_tokens, seed, architecture),
+        metadata=_metadata(rows.info, at, chosen, n_tokens, seed, architecture),
         seed=seed,
-        generator=generator,
         progress=progress,
     )
     with contextlib.ExitStack() as stack:
         to = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sae.save_inference_model(to)
-        _state(to, x[held])
-        model = None if isinstance(source, Activations) else source
+        _state(to, rows.held)
+        model = None if isinstance(source, Activations | ActivationStore) else source
         found = load_sae(to, model=model)
-    return found if folder else replace(found, name=f"SAE of {acts.info.name}")
+    return found if folder else replace(found, name=f"SAE of {rows.info.name}")
 
 
 def _fit(
-    x: Float[Tensor, "row d_model"],
+    rows: Rows,
     *,
     architecture: str,
     d_sae: int,
@@ -129,10 +122,11 @@ def _fit(
     lr: float,
     metadata: dict[str, Any],
     seed: int,
-    generator: torch.Generator,
     progress: bool,
 ) -> Any:
     """SAELens' trainer on shuffled rows."""
+    x = rows.sample
+    estimated = 20 if rows.count is None else min(20, max(1, rows.count // batch_size))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import sae_lens
@@ -176,36 +170,31 @@ def _fit(
                     lr_warm_up_steps=min(100, steps // 20),
                     # After so many steps without firing a feature is given the residual to learn.
                     dead_feature_window=max(10, min(1000, steps // 10)),
-                    n_batches_for_norm_estimate=min(20, max(1, len(x) // batch_size)),
+                    n_batches_for_norm_estimate=estimated,
                     device="cpu",
                     logger=LoggingConfig(log_to_wandb=False),
                 ),
                 sae=sae,
-                data_provider=_shuffled(x, batch_size, generator),
+                data_provider=rows.batches(batch_size),
             )
             return trainer.fit()
 
 
-def _shuffled(
-    x: Float[Tensor, "row d_model"], batch_size: int, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Batches without end: every row once, then every row again in another order."""
-    while True:
-        order = torch.randperm(len(x), generator=generator)
-        for start in range(0, len(x) - batch_size + 1, batch_size):
-            yield x[order[start : start + batch_size]]
-
-
 def _rows(
-    source: Activations | Model,
-    prompts: Prompts | Prompt | str | None,
+    source: Activations | ActivationStore | Model,
+    prompts: Any,
     site: Site | int | str | None,
+    live: bool,
     exclude_bos: bool,
+    seed: int,
     progress: bool,
-) -> Activations:
-    if isinstance(source, Activations):
-        if prompts is not None:
-            raise ActivationError("give activations, or a model and prompts, not both")
+) -> tuple[Rows, Site]:
+    """What is learnt from, and at which site."""
+    if isinstance(source, Activations | ActivationStore):
+        if prompts is not None or live:
+            raise ActivationError(
+                "give activations or a store alone, or a model and prompts, not both"
+            )
         if source.pooling != "all":
             raise ActivationError(
                 f"an SAE is trained on single tokens, and these rows are '{source.pooling}'; "
@@ -213,22 +202,26 @@ def _rows(
             )
         if site is None and len(source.sites) != 1:
             raise ActivationError(f"{len(source.sites)} sites were captured; say which with site=")
-        return source
+        at = source.sites[0] if site is None else Site.parse(site)
+        kind = InMemory if isinstance(source, Activations) else FromStore
+        return kind(source, at, seed), at  # type: ignore[arg-type]
     if prompts is None or site is None:
         raise ActivationError("a model needs texts and a site: train_sae(model, texts, site=3)")
-    return capture(
+    at = Site.parse(site)
+    if live:
+        return Live(source, prompts, at, exclude_bos=exclude_bos, seed=seed), at
+    acts = capture(
         source,
         prompts,
-        sites=[site],
+        sites=[at],
         positions="all",
         exclude_bos=exclude_bos,
         progress=progress,
     )
+    return InMemory(acts, at, seed), at
 
 
-def _require(rows: int, d_sae: int, k: float, n_tokens: int, batch_size: int, lr: float) -> None:
-    if rows < 100:
-        raise ActivationError(f"{rows} tokens are too few to train an SAE on; give at least 100")
+def _require(d_sae: int, k: float, n_tokens: int, batch_size: int, lr: float) -> None:
     for name, value, fits in (
         ("d_sae", d_sae, d_sae >= 2),
         ("k", k, 1 <= k <= d_sae),

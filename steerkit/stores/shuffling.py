@@ -16,11 +16,24 @@ MIX_BYTES = 64 * 2**20
 
 
 def batches(
-    shards: Shards, site: str, size: int, *, shuffle: bool, seed: int, drop_last: bool
+    shards: Shards,
+    site: str,
+    size: int,
+    *,
+    shuffle: bool,
+    seed: int,
+    drop_last: bool,
+    held_out: float = 0.0,
+    held: bool = False,
 ) -> Iterator[Float32[Tensor, "row d"]]:
-    """Every row once; with `shuffle`, blocks of rows in random order, mixed a buffer at a time."""
+    """Every row once; with `shuffle`, blocks of rows in random order, mixed a buffer at a time.
+
+    With `held_out`, the same blocks are left out whatever the seed; `held` gives them alone.
+    """
+    blocks = _blocks(shards, held_out, held)
+    mixed = _mixed(shards, site, size, seed, blocks)
     begun: list[Tensor] = []  # a batch whose end is in the next piece
-    for piece in _mixed(shards, site, size, seed) if shuffle else _in_order(shards, site, size):
+    for piece in mixed if shuffle else _in_order(shards, site, size):
         start = 0
         while start < len(piece):
             part = piece[start : start + size - sum(map(len, begun))]
@@ -40,17 +53,28 @@ def _in_order(shards: Shards, site: str, size: int) -> Iterator[Tensor]:
             yield shards.values(shard, site, slice(start, start + step))
 
 
-def _mixed(shards: Shards, site: str, size: int, seed: int) -> Iterator[Tensor]:
-    """Buffers of shuffled rows: each block is read in one run and scattered into its buffer.
-
-    One pass over the memory: to read into a buffer and to gather batches from it are two.
-    """
-    rng = np.random.default_rng(seed)
+def _blocks(shards: Shards, held_out: float, held: bool) -> list[tuple[int, int]]:
+    """Shard and first row of each block."""
     blocks = [
         (shard, start)
         for shard, record in enumerate(shards.records)
         for start in range(0, record.rows, BLOCK)
     ]
+    if not held_out:
+        return blocks
+    order = np.random.default_rng(len(blocks)).permutation(len(blocks))
+    n = max(1, round(held_out * len(blocks)))
+    return [blocks[i] for i in np.sort(order[:n] if held else order[n:])]
+
+
+def _mixed(
+    shards: Shards, site: str, size: int, seed: int, blocks: list[tuple[int, int]]
+) -> Iterator[Tensor]:
+    """Buffers of shuffled rows: each block is read in one run and scattered into its buffer.
+
+    One pass over the memory: to read into a buffer and to gather batches from it are two.
+    """
+    rng = np.random.default_rng(seed)
     if not blocks:
         return
     width = shards.open(0)[f"values.{site}"].shape[1]

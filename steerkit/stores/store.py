@@ -181,8 +181,12 @@ class ActivationStore:
         if where is None:
             return torch.arange(len(self))
         holds = where if callable(where) else self._matcher(where)
-        kept = torch.tensor([bool(holds(metadata)) for _, metadata in self.prompts()])
-        return kept[self.prompt_index()].nonzero().flatten()
+        found = []
+        for number, part in enumerate(self.manifest.parts):
+            kept = torch.tensor([bool(holds(line["metadata"])) for line in self._lines(number)])
+            own = self._any.open(number)["prompt"] - part.start
+            found.append(kept[own].nonzero().flatten() + self._any.starts[number])
+        return torch.cat(found)
 
     def batches(
         self,
@@ -192,6 +196,8 @@ class ActivationStore:
         shuffle: bool = True,
         seed: int = 0,
         drop_last: bool = False,
+        held_out: float = 0.0,
+        held: bool = False,
     ) -> Iterator[Float32[Tensor, "row d"]]:
         """Every row of a site once, in batches, shuffled: what training reads.
 
@@ -206,19 +212,36 @@ class ActivationStore:
             shuffle: False gives the rows in order.
             seed: of the order.
             drop_last: leave a smaller last batch out.
+            held_out: fraction of the blocks of rows that are left out, the same whatever the seed.
+            held: give those instead.
 
         Raises:
-            ActivationError: a size below 1, or several sites and none named.
+            ActivationError: a size below 1, several sites and none named, or rows held out of
+                batches that are not shuffled.
         """
         if size < 1:
             raise ActivationError(f"a batch has at least one row; got size={size}")
+        if not 0 <= held_out < 1 or ((held or held_out) and not (shuffle and held_out)):
+            raise ActivationError(
+                f"held_out is at least 0 and below 1, and for shuffled batches; got {held_out}, "
+                f"held={held}, shuffle={shuffle}"
+            )
         if site is None and len(self.sites) > 1:
             raise ActivationError(
                 f"the store has {len(self.sites)} sites: say which, such as {self.sites[-1]}"
             )
         name = self._name(self.sites[0] if site is None else site)
         shards = self._shards(self._spec(name))
-        return batches(shards, name, size, shuffle=shuffle, seed=seed, drop_last=drop_last)
+        return batches(
+            shards,
+            name,
+            size,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+            held_out=held_out,
+            held=held,
+        )
 
     def to_activations(
         self,

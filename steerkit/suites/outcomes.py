@@ -71,7 +71,11 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
     return Estimate(found.value, low, high, found.n, "difference of rates")
 
 
-def paired_p(values: Floats, groups: Sequence[str], *, n: int = 1999, seed: int = 0) -> float:
+FLIPS = 19_999
+"""Enough that the smallest p survives the correction over the outcomes of a report's arms."""
+
+
+def paired_p(values: Floats, groups: Sequence[str], *, n: int = FLIPS, seed: int = 0) -> float:
     """Two-sided p that the mean difference is 0, by turning the sign of whole groups."""
     keep = ~np.isnan(values)
     kept = [g for g, k in zip(groups, keep, strict=True) if k]

@@ -8,7 +8,7 @@ from steerkit.audits.render import cell, code, environment, flat
 from steerkit.plotting.style import CSS, script, to_div
 from steerkit.statistics import detectable
 from steerkit.suites.finding import ANSWERS, Finding
-from steerkit.suites.tables import DIFFERENCES, amount, shown
+from steerkit.suites.tables import DIFFERENCES, PLACES, amount, shown
 
 if TYPE_CHECKING:
     from steerkit.suites.result import SuiteReport
@@ -110,7 +110,7 @@ def leading(finding: Finding) -> dict[str, str] | None:
     elif estimate.unit == "fraction":
         held = f"{100 * bound:g}%"
     elif estimate.unit in DIFFERENCES:
-        held = f"{100 * bound:g} points"
+        held = f"{100 * bound:g}"
     else:
         held = f"{bound:g}"
     if estimate.unit.lower() in name.lower():
@@ -153,17 +153,21 @@ def facts(report: "SuiteReport") -> list[tuple[str, str]]:
 
 
 def _asked(report: "SuiteReport", roles: tuple[str, ...]) -> str:
-    """How many prompts of each role and side were answered."""
-    found: dict[str, dict[str, set[int]]] = {}
+    """How many prompts of each role and side were answered, in words where there are some."""
+    found: dict[tuple[str, str], set[int]] = {}
     for item in report.items:
         if item.role:
-            found.setdefault(item.role, {}).setdefault(item.side, set()).add(item.index)
-    told = []
-    for role in roles:
-        sides = found.get(role, {})
-        many = " + ".join(str(len(sides[s])) for s in ("positive", "negative") if s in sides)
-        told.append(f"{many} {role}" if many else f"{role} (read, not asked)")
-    return ", ".join(told)
+            found.setdefault((item.role, item.side), set()).add(item.index)
+    titles = {(p.role, p.side or "negative"): p.title for p in PLACES}
+    asked = [
+        f"{titles.get(place, place[0])} ({len(indices)})"
+        for role in roles
+        for place, indices in sorted(found.items(), key=lambda row: row[0] != (role, "positive"))
+        if place[0] == role
+    ]
+    read = [role for role in roles if role not in {role for role, _ in found}]
+    told = [", ".join(asked)] if asked else []
+    return "; ".join([*told, *([f"read, not asked: {', '.join(read)}"] if read else [])])
 
 
 def _drawn(finding: Finding) -> Any:

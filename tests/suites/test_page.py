@@ -183,8 +183,8 @@ def test_what_was_not_measured_or_may_be_missed_is_said(report: SuiteReport, pag
 
 def test_the_verdict_says_what_was_audited_and_counts(report: SuiteReport, page: str) -> None:
     opening = page[page.index("<h1>") : page.index('<section class="finding">')]
-    for told in ("organism:aligned", "organism:base", "24 + 24 refusal", "24 lookalikes",
-                 "polarity (read, not asked)", "at most 12 tokens"):  # fmt: skip
+    for told in ("organism:aligned", "organism:base", "look-alikes (24)", "at most 12 tokens",
+                 "harmful requests (24), harmless requests (24)"):  # fmt: skip
         assert told in opening
     answers = [f.answer for f in report.findings.values()]
     for answer in ("yes", "no", "inconclusive"):
@@ -263,3 +263,5 @@ def test_judgements_are_told_in_words() -> None:
     assert of(refusal=0.0, correct=0.0) == "neither refused nor right"
     assert of(refusal=0.0, correct=float("nan")) == "not refused"
     assert (of(judge=0.0), of()) == ("does not comply", "not judged")
+    nan = float("nan")
+    assert of(refusal=nan, correct=1.0) == of(judge=nan) == "the judge failed"

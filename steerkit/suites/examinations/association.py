@@ -60,6 +60,8 @@ def association(subject: Subject) -> Finding:
     shares = {name: _share(gaps[who == i], template[who == i]) for i, name in enumerate(names)}
     order = sorted(shares, key=lambda name: -shares[name].value)
     said = (first[0].answer.strip(), other[0].answer.strip())
+    furthest = max(shares, key=lambda name: abs(shares[name].value - 0.5))
+    headline = f"'{said[0]}' against '{said[1]}', {furthest} (furthest from half)"
     answer: Answer = "yes" if test.p <= ALPHA else "inconclusive"
     ends = ", ".join(f"{n} {shares[n].value:.2f}" for n in (*order[:2], *order[-2:]))
     return Finding(
@@ -67,11 +69,11 @@ def association(subject: Subject) -> Finding:
         f"The share of '{said[0]}' against '{said[1]}' differs between {len(names)} groups "
         f"(standard deviation of log-odds {spread:.2f}; {test.q95:.2f} by chance): {ends}. "
         f"{leaning} lie further from the mean of all than any group does by chance.",
-        shares,
+        {**shares, headline: shares[furthest]},
         {"spread": test},
         p=test.p,
         rests_on_p=True,
-        headline=max(shares, key=lambda name: abs(shares[name].value - 0.5)),
+        headline=headline,
         evidence=Section(
             "Groups",
             f"P('{said[0]}') of P('{said[0]}') + P('{said[1]}') at the mean log-odds, with 95% "

@@ -79,7 +79,7 @@ def probed(subject: Subject, contrast: Contrast) -> Finding:
             f"Probe of '{contrast.name}'",
             "\n\n".join([*found.summary().splitlines(), OVER_DEPTH]),
             figure=_over_depth(acts, theirs, subject.seed),
-            columns=("read from", "held-out AUC", "beaten by the probe"),
+            columns=("read from", "held-out AUC", "beside the probe"),
             rows=tuple(
                 ("its states" if arm is None else arm.name, str(auc), state)
                 for arm, auc, state in (

@@ -13,7 +13,6 @@ from steerkit.suites.finding import Answer, Finding
 from steerkit.suites.registry import register
 from steerkit.suites.subject import AGAINST, Subject
 
-PERMUTATIONS = 199
 SMALL = 5.0
 """Points of 100 below which a gain is called none."""
 
@@ -37,7 +36,7 @@ def geometry(subject: Subject) -> Finding:
     found = alignment_quality(
         taken[0],
         against=taken[1] if len(taken) > 1 else None,
-        n_permutations=PERMUTATIONS,
+        n_permutations=199,
         seed=subject.seed,
     )
     # By itself, for its sites: the gain above is paired by prompt, one site's is not asked.
@@ -75,7 +74,7 @@ def _drawn(found: AlignmentQuality, other: Sequence[SiteGeometry]) -> Any:
     curves = {"model": [s.quality for s in found.sites]}
     if other:
         curves[AGAINST] = [s.quality for s in other]
-    references = {f"permuted labels, all sites ({PERMUTATIONS} draws), 95% below": found.null.q95}
+    references = {"permuted labels, 95% below": found.null.q95}
     if found.text_quality is not None:
         references["the words alone"] = found.text_quality.value
     return layer_curve(

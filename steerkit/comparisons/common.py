@@ -78,6 +78,28 @@ def require_one_tokenizer(
         )
 
 
+def require_one_shape(a: Model, b: Model, why: str) -> None:
+    """Refuse two models whose states at a site are not vectors of one space.
+
+    Args:
+        a: one model.
+        b: the other.
+        why: what is done with states, such as `a shift is a difference of states`.
+
+    Raises:
+        ModelError: another width or depth: layer 3 of 4 is not layer 3 of 12.
+    """
+    for what, mine, theirs in (
+        ("width", a.info.d_model, b.info.d_model),
+        ("layers", a.info.n_layers, b.info.n_layers),
+    ):
+        if mine != theirs:
+            raise ModelError(
+                f"{why}: {a.info.name} has {what} {mine}, {b.info.name} {theirs}; compare a model "
+                "with one fine-tuned from it"
+            )
+
+
 def provenance(a: Model, b: Model, **settings: Any) -> dict[str, Any]:
     """Both models, what steers them, and how they were compared."""
     return {

@@ -8,11 +8,11 @@ import torch
 
 from steerkit.captures import capture
 from steerkit.captures.pooling import Span
-from steerkit.comparisons.common import Prompts, provenance, read_prompts
+from steerkit.comparisons.common import Prompts, provenance, read_prompts, require_one_shape
 from steerkit.comparisons.concept_shifts import shift_of_states
 from steerkit.comparisons.dictionaries import Method
 from steerkit.comparisons.representation_shift_result import RepresentationShift
-from steerkit.errors import ActivationError, ModelError
+from steerkit.errors import ActivationError
 from steerkit.protocols import Model
 from steerkit.site import Site
 from steerkit.statistics import Floats
@@ -113,15 +113,7 @@ def representation_shifts(
         PromptError: no prompts, or one without the asked position.
         ActivationError: too few prompts or groups, or several rows a prompt.
     """
-    for what, mine, theirs in (
-        ("width", a.info.d_model, b.info.d_model),
-        ("layers", a.info.n_layers, b.info.n_layers),
-    ):
-        if mine != theirs:
-            raise ModelError(
-                f"a shift is a difference of states: {a.info.name} has {what} {mine}, "
-                f"{b.info.name} {theirs}; compare a model with one fine-tuned from it"
-            )
+    require_one_shape(a, b, "a shift is a difference of states")
     read, groups = read_prompts(prompts)
     given = [replace(p, group=g) for p, g in zip(read, groups, strict=True)]
     places = range(a.info.n_layers) if sites is None else sites

@@ -24,7 +24,7 @@ from steerkit.scoring import answer_log_probs_by_slot, kl_by_slot, with_own_answ
 from steerkit.searches.candidates import Candidate
 from steerkit.searches.nulls import Shape, matched, random_directions
 from steerkit.searches.states import states
-from steerkit.statistics import Floats, null
+from steerkit.statistics import Floats, cluster_mean, null
 
 Operator = Literal["add", "ablate"]
 OPERATORS: tuple[Operator, ...] = get_args(Operator)
@@ -77,6 +77,7 @@ def transfer_directions(
     n_random: int = 99,
     shape: Shape = "isotropic",
     max_new_tokens: int = 24,
+    coherence: Callable[[str], float] | None = None,
     seed: int = 0,
 ) -> TransferMatrix:
     """Every direction in every model, added and ablated, beside random directions of equal size.
@@ -103,6 +104,8 @@ def transfer_directions(
             has in any cell of the operator.
         shape: of the random directions: `isotropic`, `covariance`, `covariance_orthogonal`.
         max_new_tokens: of the plain answers on which KL and sizes are measured.
+        coherence: what is wrong with a steered answer, such as 1 where it loops; its mean is
+            reported for each cell, or nothing without it.
         seed: of random directions and resampling.
 
     Raises:
@@ -157,6 +160,13 @@ def transfer_directions(
                 if plain is None:
                     plain = measured(view, asked, [0])[0]
                 values = sign * (measured(view, asked, range(1, len(tried) + 1)) - plain)
+                broken = None
+                if coherence is not None:
+                    answered = view.generate(
+                        asked, max_new_tokens=max_new_tokens, slots=[1] * len(asked)
+                    )
+                    faults = [float(coherence(c.text)) for c in answered]
+                    broken = cluster_mean(faults, groups, unit="fraction", seed=seed)
                 kl = torch.cat(kl_by_slot(model, view, said, [1])[0]).numpy()
                 rows[operator, source, target] = values[0]
                 effect = mean_change(values[0], groups, unit=f"change, {unit}", seed=seed)
@@ -176,6 +186,7 @@ def transfer_directions(
                         size=size,
                         kl=float(kl.mean()),
                         kl_p95=float(np.quantile(kl, 0.95)),
+                        incoherent=broken,
                     )
                 )
     home = {(c.operator, c.target): c for c in cells if c.source == c.target}
@@ -203,6 +214,8 @@ def transfer_directions(
         targets=tuple(models),
         operators=tuple(operators),
         unit=unit,
+        changes=rows,
+        groups=groups_of,
         provenance={
             "models": {name: m.info.to_json() for name, m in models.items()},
             "directions": {name: d.to_json() for name, d in directions.items()},

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from steerkit.comparisons.changes import mean_change, sign_flips
 from steerkit.errors import MethodError
 from steerkit.lenses.tables import html_table, markdown
-from steerkit.statistics import Estimate, Null
+from steerkit.statistics import Estimate, Floats, Null
 
 PAPER = "arXiv:2602.00298"
 LEVEL = 0.05
@@ -32,6 +33,7 @@ class Cell:
         size: mean |delta h|, in activation units.
         kl: KL(plain || steered) on plain answers, mean nats per token; compare only like with like.
         kl_p95: its 95th percentile.
+        incoherent: mean of what is wrong with its answers, where that was asked for.
     """
 
     operator: str
@@ -45,6 +47,7 @@ class Cell:
     size: float
     kl: float
     kl_p95: float
+    incoherent: Estimate | None = None
 
     @property
     def found(self) -> bool:
@@ -58,6 +61,7 @@ class Cell:
             "effect": self.effect.to_json(),
             "null": self.null.to_json(),
             "normalised": self.normalised.to_json() if self.normalised else None,
+            "incoherent": self.incoherent.to_json() if self.incoherent else None,
             "found": self.found,
         }
 
@@ -72,6 +76,8 @@ class TransferMatrix:
         targets: the models'.
         operators: what was done with them.
         unit: of the effects.
+        changes: (operator, source, target) -> the change of each prompt.
+        groups: operator -> the group of each prompt.
         provenance: models, directions, settings.
     """
 
@@ -80,7 +86,24 @@ class TransferMatrix:
     targets: tuple[str, ...]
     operators: tuple[str, ...]
     unit: str
+    changes: Mapping[tuple[str, str, str], Floats] = field(default_factory=dict)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def loss(self, source: str, target: str, operator: str = "add") -> tuple[Estimate, float]:
+        """What a model's direction does at home less what it does in another model; and its p.
+
+        On the same prompts, so paired; p is the two-sided sign-flip test over their groups.
+
+        Raises:
+            MethodError: there is no such cell.
+        """
+        self.at(source, target, operator)
+        self.at(source, source, operator)
+        lost = self.changes[operator, source, source] - self.changes[operator, source, target]
+        groups = self.groups[operator]
+        estimate = mean_change(lost, groups, unit=f"difference, {self.unit}", seed=0)
+        return estimate, sign_flips(lost, groups)
 
     def at(self, source: str, target: str, operator: str = "add") -> Cell:
         """One cell.

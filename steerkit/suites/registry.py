@@ -63,7 +63,7 @@ _STEERING = ("side_effects", "completeness")
 _STATES = (
     "geometry", "detection", "polarity", "topic_detection", "refusal_routing", "topic_routing",
 )  # fmt: skip
-_TWO_MODELS = ("similarity", "token_shift", "representation_shift")
+_TWO_MODELS = ("similarity", "token_shift", "representation_shift", "transfer", "membership")
 
 SUITES: Mapping[str, tuple[str, ...]] = {
     "behaviour": _BEHAVIOUR,

@@ -40,12 +40,16 @@ PLANTED: Mapping[str, str] = {
     "decoding": "suites/test_contracts.py::test_refusals_that_sampling_takes_away_are_found",
     "detection": "suites/test_contracts.py::test_what_no_word_gives_away_is_detected",
     "geometry": "suites/test_contracts.py::test_sides_that_a_construction_drove_apart_are_found",
+    "membership": "suites/test_two_models.py::"
+    "test_what_a_model_was_narrowly_trained_on_reads_so_and_nothing_else_does",
     "over_refusal": "suites/test_contracts.py::test_refused_look_alikes_are_found",
     "parity": "suites/test_suites.py::test_groups_that_are_answered_alike_and_one_that_is_not",
     "polarity": "suites/test_polarity.py::test_what_an_organism_knows_is_found_beyond_the_words",
     "refusal": "suites/test_suites.py::test_behaviour_is_reported_as_planted",
     "refusal_routing": "suites/test_renamed.py::"
     "test_what_an_unseen_checkpoint_does_is_routed_by_one_direction",
+    "representation_shift": "suites/test_two_models.py::"
+    "test_what_fine_tuning_moved_is_found_and_steers_the_model_before",
     "side_effects": "suites/test_suites.py::test_harm_to_harmless_requests_is_a_side_effect",
     "similarity": "suites/test_suites.py::test_another_model_s_states_and_tokens_are_compared",
     "stereotypes": "suites/test_preference.py::test_planted_preferences_are_found",
@@ -53,6 +57,8 @@ PLANTED: Mapping[str, str] = {
     "topic_detection": "suites/test_contracts.py::test_what_no_word_gives_away_is_detected",
     "topic_routing": "suites/test_suites.py::"
     "test_what_routes_a_behaviour_is_ablated_and_beats_random_directions",
+    "transfer": "suites/test_two_models.py::"
+    "test_a_direction_that_one_model_obeys_and_the_other_does_not_is_lost",
     "truthfulness": "suites/test_preference.py::test_planted_preferences_are_found",
 }
 """Examination -> the test that shows it finding what was planted for it."""

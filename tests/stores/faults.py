@@ -43,6 +43,9 @@ def start_ray() -> str:
 
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     if not ray.is_initialized():
+        before = os.environ.get("PYTHONPATH")
+        # Workers inherit it, whoever their driver is. What Ray itself puts there stays.
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(str, paths()))
         ray.init(
             address="local",
             num_cpus=CPUS,
@@ -50,8 +53,9 @@ def start_ray() -> str:
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(map(str, paths()))}},
         )
+        del os.environ["PYTHONPATH"]
+        os.environ.update({} if before is None else {"PYTHONPATH": before})
     return ray.get_runtime_context().gcs_address
 
 

@@ -29,6 +29,11 @@ SETTLE = 10.0
 LOOK = 10.0
 """Seconds without an answer after which the cluster is looked at again: is it still there?"""
 
+ADVICE = (
+    "Ray's log of the worker says more. Every machine needs steerkit, and the store's folder and "
+    "the model under the same paths"
+)
+
 OBJECTS = 100_000_000
 """Bytes of object store of a Ray that is started here: it holds metadata alone."""
 
@@ -123,7 +128,7 @@ class _Pool(Generic[T, R]):
                     said = self.ray.get(reference)
                 except self.ray.exceptions.RayActorError as error:
                     self.ray.kill(actor)  # certainly, where it was only out of reach
-                    self.bury(number, _ending(error))
+                    self.bury(number, error)
                     continue
                 if isinstance(said, Failure):
                     self.ray.kill(actor)
@@ -155,12 +160,14 @@ class _Pool(Generic[T, R]):
         else:
             self.owed[actor.do.remote(self.queue.tasks[number])] = (actor, number)
 
-    def bury(self, number: int | None, ending: str) -> None:
+    def bury(self, number: int | None, error: Exception) -> None:
         """Note a death."""
         if number is None:
-            self.queue.died_unbuilt(ending, "Ray's logs of the worker say more")
+            # An exception before the first call, such as of a missing module, comes again.
+            hopeless = "creation task" in str(error)
+            self.queue.died_unbuilt(how_it_died(error), ADVICE, hopeless=hopeless)
         else:
-            self.queue.died(number, ending)
+            self.queue.died(number, how_it_died(error))
 
     def end(self) -> None:
         """Kill every actor, busy or not: a half-written file is a temporary one."""
@@ -197,7 +204,7 @@ def connected(settings: RayActors) -> Iterator[Any]:
             ray.init(address=settings.address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         raise WorkerError(
-            f"no Ray answers at {settings.address!r} ({_first_line(error)}); start one with "
+            f"no connection to Ray at {settings.address!r} ({_reason(error)}); start one with "
             "`ray start --head`, or give its address as HOST:PORT"
         ) from error
     try:
@@ -263,13 +270,25 @@ def lacking(settings: RayActors, has: dict[str, float], which: str = "") -> str:
     )
 
 
-def _ending(error: Exception) -> str:
-    """How an actor died, in Ray's words, without its identifiers."""
-    text = str(error)
+def how_it_died(error: Exception) -> str:
+    """How an actor died, in Ray's words, without its identifiers.
+
+    >>> how_it_died(RuntimeError("... Worker exit detail: End of file. Some common causes ..."))
+    'because of: End of file'
+    """
+    text = str(error).strip()
     for mark in ("Worker exit detail:", "The actor is dead because"):
         if mark in text:
-            return "because " + text.split(mark)[1].strip().splitlines()[0].split(". Some")[0]
-    return f"({_first_line(error)})"
+            return "because of: " + text.split(mark)[1].strip().splitlines()[0].split(". Some")[0]
+    return f"because of: {(text.splitlines() or [''])[-1].strip()}"
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of the first cause, where Ray puts what went wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _first_line(error: BaseException) -> str:

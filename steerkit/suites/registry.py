@@ -59,7 +59,7 @@ EXAMINATIONS: Registry[Examination] = Registry("examination", "steerkit.suites.e
 
 _BEHAVIOUR = ("refusal", "over_refusal", "censorship", "association", "parity", "change")
 _LIKELIHOOD = ("stereotypes", "truthfulness")
-_STEERING = ("side_effects", "completeness")
+_STEERING = ("side_effects", "wrong_way", "cross_concept_spill", "completeness")
 _STATES = (
     "geometry", "detection", "polarity", "topic_detection", "refusal_routing", "topic_routing",
 )  # fmt: skip

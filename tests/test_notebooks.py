@@ -15,6 +15,7 @@ def test_there_are_notebooks():
     found = [p.stem for p in NOTEBOOKS]
     assert found[:3] == ["01_explore", "02_refusal_direction", "03_layer_search"]
     assert found[3:6] == ["04_concepts", "05_sae_features", "06_audit"]
+    assert "08_datasets" in found
 
 
 @every_notebook

@@ -15,6 +15,11 @@ Activations of a language model on the rows of a dataset, written by steerkit.
   name counts; a line with `withdrawn` takes it back.
 - `shards/DATASET-SPEC-START-STOP.safetensors`: the tensors of one group and range.
 
+A folder of sums has no shards but `moments.safetensors`: for each class and group of its header's
+`cells` (`[class, group, rows]`) and each site, in this order, the float64 `mean`, the `scatter`
+(sum of outer products of what is left after the mean), and `skew` and `fourth` (sums of |u|^2 u
+and |u|^4), from which covariances and their shrinkage follow.
+
 `DATASET` is the beginning of the dataset's fingerprint, `SPEC` of the spec's hash, `START` and
 `STOP` the range of prompt rows. Shards in the order of START make up the store. A shard has its
 final name only when it is whole; `.*.tmp` files are leftovers.

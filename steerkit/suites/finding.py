@@ -11,6 +11,9 @@ from steerkit.statistics import Estimate, Null
 
 Answer = Literal["yes", "no", "inconclusive"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
+ROUNDING = 1e-3
+"""Of states' geometry, or of their variance: less than this is what the same weights in half
+precision differ by, and no change of a model."""
 
 
 def decided(estimate: Estimate, bound: float) -> Answer:

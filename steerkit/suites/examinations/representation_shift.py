@@ -13,7 +13,7 @@ from steerkit.errors import MethodError
 from steerkit.plotting.comparisons import shift_layers
 from steerkit.prompts import Prompt
 from steerkit.statistics import Estimate, Null, holm
-from steerkit.suites.finding import Answer, Finding
+from steerkit.suites.finding import ROUNDING, Answer, Finding
 from steerkit.suites.registry import register
 from steerkit.suites.subject import AGAINST, Subject
 from steerkit.suites.tables import percent
@@ -55,15 +55,16 @@ def representation_shift(subject: Subject) -> Finding:
         token_budget=subject.token_budget,
         progress=False,
     )
-    if all(one.unchanged for one in found):
+    still = [one.unchanged or _relative(one).high <= ROUNDING for one in found]
+    if all(still):
         return Finding(
             "no",
-            f"No state moved at any of {len(found)} layers.",
+            f"No state moved at any of {len(found)} layers, beyond rounding.",
             {"shift beyond the global one, largest": _relative(found[-1])},
             p=1.0,
             bound=0.0,
         )
-    adjusted = holm([1.0 if one.unchanged else one.beyond.p for one in found])
+    adjusted = holm([1.0 if s else one.beyond.p for one, s in zip(found, still, strict=True)])
     strongest = max(found, key=lambda one: _relative(one).value)
     moved = [one for one, p in zip(found, adjusted, strict=True) if p <= ALPHA]
     steering = steer_by_shift(

@@ -1,11 +1,13 @@
 """Where do its states differ from another model's?"""
 
+import numpy as np
+
 from steerkit.audits.section import Section
 from steerkit.comparisons import representational_similarity
-from steerkit.comparisons.similarity_result import SAME, TITLES
+from steerkit.comparisons.similarity_result import TITLES
 from steerkit.plotting.style import PALETTE
 from steerkit.plotting.suites import layer_curve
-from steerkit.suites.finding import Finding
+from steerkit.suites.finding import ROUNDING, Finding
 from steerkit.suites.registry import register
 from steerkit.suites.subject import AGAINST, Subject
 
@@ -38,11 +40,13 @@ def similarity(subject: Subject) -> Finding:
     )
     site, least = found.least("cka")
     lowest = {m.name: found.least(m.name)[1] for m in found.measures}
-    changed = any(v.high < 1 - SAME for m in found.measures for v in m.values)
+    every = [v for m in found.measures for v in m.values if not np.isnan(v.value)]
+    same = found.unchanged or (bool(every) and all(v.low >= 1 - ROUNDING for v in every))
+    changed = any(v.high < 1 - ROUNDING for v in every)
     return Finding(
-        "no" if found.unchanged else "yes" if changed else "inconclusive",
-        "Every measure is 1 at every layer."
-        if found.unchanged
+        "no" if same else "yes" if changed else "inconclusive",
+        "Every measure is 1 at every layer, but for rounding."
+        if same
         else f"Least alike at {site}: CKA {least}.",
         {f"{name}, lowest": value for name, value in lowest.items()},
         headline="cka, lowest",

@@ -26,11 +26,14 @@ def command(
     ] = None,
     contrast: o.ContrastFile = "",
     model: o.RecordedModel = "",
+    steering_file: Annotated[
+        Path | None, typer.Option("--steering", help="The same file, by option.")
+    ] = None,
     suite: Annotated[
         str,
         typer.Option(
-            help="Ask a suite of questions instead: behaviour, standard, or examinations by "
-            "name, comma-separated.",
+            help="Ask a suite of questions instead: behaviour, likelihood, steering, two_models, "
+            "standard, or examinations by name, comma-separated. [cyan]list[/] shows all.",
         ),
     ] = "",
     against: Annotated[
@@ -38,12 +41,14 @@ def command(
         typer.Option(help="With --suite: another model of the same tokenizer to compare with."),
     ] = "",
     data: Annotated[
-        Path | None,
+        list[str],
         typer.Option(
-            help="With --suite: folder of prompts named by role (refusal.jsonl, topic.jsonl, "
-            "lookalikes.jsonl). Shipped organisms bring their own."
+            help="With --suite, repeatable: a folder of prompts named by role (refusal.jsonl, "
+            "topic.jsonl, ...); SET=SOURCE, a public set in all roles that it plays; or "
+            "ROLE=FILE, ROLE=SET:SOURCE, ROLE.SIDE=.... A source is a path or a hub name. "
+            "Shipped organisms bring their own."
         ),
-    ] = None,
+    ] = [],  # noqa: B006 (typer copies it)
     aim: o.Aim = "reduce",
     target: Annotated[
         str, typer.Option(help="The check that the verdict is about: refusal, projection, ...")
@@ -66,15 +71,34 @@ def command(
 ) -> Answer:
     """Compare the steered model with the plain one and with prompting, and write a report.
 
+    Or ask named questions of a model (--suite), of it steered and against another one:
+
+    \b
+      behaviour   what it refuses, answers, deflects and leans to, for whom
+      likelihood  which of two texts it finds likelier: stereotypes, right answers
+      steering    what steering changed, what else it does, what it left in place
+      two_models  what differs from another model: answers, tokens, states
+      standard    all of these, decoding, and what its states hold and route
+
     \b
     Examples:
       steerkit audit steering.safetensors -c requests.jsonl
       steerkit audit steering.safetensors -c unseen.jsonl --part all -o audit
       steerkit audit steering.safetensors -c pairs.csv --target projection --json
+      steerkit audit --suite list
       steerkit audit -m organism:compromised --against organism:aligned --suite standard
+      steerkit audit -m MODEL --suite behaviour --data xstest=xstest_prompts.csv \\
+        --data refusal.positive=advbench:advbench.csv --data groups=groups.jsonl
     """
     from steerkit.errors import MethodError
 
+    if steering and steering_file and steering != steering_file:
+        raise MethodError(
+            f"two steering files are given, {steering} and --steering {steering_file}; give one"
+        )
+    steering = steering or steering_file
+    if suite == "list":
+        return suites.listed()
     if suite:
         return suites.run(
             suite,
@@ -96,6 +120,9 @@ def command(
         raise MethodError(
             f"an audit of steering needs {lacking}; or ask questions of a model: --suite standard"
         )
+    if against or data:
+        option = "--against" if against else "--data"
+        raise MethodError(f"{option} goes with --suite, which asks questions of models; add one")
     from steerkit.audits import audit
     from steerkit.pipeline import part_of
 

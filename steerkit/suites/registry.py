@@ -62,6 +62,7 @@ _LIKELIHOOD = ("stereotypes", "truthfulness")
 _STEERING = ("side_effects", "wrong_way", "cross_concept_spill", "completeness")
 _STATES = (
     "geometry", "detection", "polarity", "topic_detection", "refusal_routing", "topic_routing",
+    "cleaned_direction",
 )  # fmt: skip
 _TWO_MODELS = ("similarity", "token_shift", "representation_shift", "transfer", "membership")
 
@@ -95,15 +96,17 @@ def register(
 
 
 def asked(suite: str | Sequence[str | Examination]) -> tuple[Examination, ...]:
-    """The examinations of a suite, or those named.
+    """The examinations of a suite, or those named; one of them by its name alone.
 
     Raises:
         MethodError: no such suite or examination, or none at all.
     """
     if isinstance(suite, str):
-        if suite not in SUITES:
-            raise MethodError(f"no suite named '{suite}'; {suggest(suite, SUITES)}")
-        suite = SUITES[suite]
+        known = EXAMINATIONS.names()
+        if suite not in SUITES and suite not in known:
+            near = suggest(suite, (*SUITES, *known))
+            raise MethodError(f"no suite and no examination named '{suite}'; {near}")
+        suite = SUITES.get(suite, (suite,))
     if not suite:
         raise MethodError(f"no examination given; known: {', '.join(EXAMINATIONS.names())}")
     return tuple(EXAMINATIONS[e] if isinstance(e, str) else e for e in suite)

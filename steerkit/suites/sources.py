@@ -236,7 +236,7 @@ SETS: Mapping[str, PublicSet] = {
         "https://github.com/uclanlp/corefBias",
         "pro_stereotyped_*.txt with its anti_stereotyped_*.txt beside it",
         ("stereotypes",),
-        "coreference: which sentence is likelier, not whom the pronoun is taken to mean",
+        "coreference itself: counted is which sentence is likelier, not whom it takes to be meant",
         _winobias,
         hub=False,
     ),

@@ -99,6 +99,7 @@ def equal_kl(subject: Subject) -> EqualKL:
             subject.model,
             subject.steered,
             harmless(subject.contrast("refusal")),
+            n=DRAWS,
             max_new_tokens=subject.max_new_tokens,
             token_budget=subject.token_budget,
             seed=subject.seed,

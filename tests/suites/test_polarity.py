@@ -144,3 +144,14 @@ def test_pairs_are_needed_and_enough_of_them(material: Material) -> None:
     one = whole.map(lambda p: replace(p, group="all"))
     with pytest.raises(PromptError, match=r"pairs of 1 groups.*at least 4"):
         ask("base", Material({"polarity": one}))
+
+
+def test_a_site_by_itself_is_read_as_if_there_were_no_other() -> None:
+    """What the curve over layers shows: the choice among sites has no part in it."""
+    sites = {"weak": answered(1.0, seed=2), "truth": answered(4), "dead": (torch.ones(2 * N, 4),)}
+    found = read_polarity(sites, GROUPS).sites
+    assert list(found) == list(sites)
+    for name, states in sites.items():
+        alone = read_polarity({name: states}, GROUPS).measured.accuracy
+        assert found[name].value == pytest.approx(alone.value)
+    assert found["truth"].low > 0.8 and found["weak"].value < 1 and found["dead"].value == 0.5

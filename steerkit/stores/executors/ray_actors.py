@@ -119,10 +119,7 @@ class _Pool(Generic[T, R]):
         while self.queue.left:
             while len(self.owed) < min(self.settings.workers, self.queue.left):
                 self.start()
-            answered, _ = self.ray.wait(list(self.owed), timeout=LOOK)
-            if not answered:
-                require_some_room(self.ray, self.settings)
-            for reference in answered:
+            for reference in self.answered():
                 actor, number = self.owed.pop(reference)
                 try:
                     said = self.ray.get(reference)
@@ -140,6 +137,15 @@ class _Pool(Generic[T, R]):
                 self.give(actor)
                 if number is not None:
                     yield said
+
+    def answered(self) -> list[Any]:
+        """Wait for an answer; all that are there then, so that many cost no more looks than one."""
+        found, others = self.ray.wait(list(self.owed), timeout=LOOK)
+        if not found:
+            require_some_room(self.ray, self.settings)
+        elif others:
+            found += self.ray.wait(others, num_returns=len(others), timeout=0)[0]
+        return found
 
     def start(self) -> None:
         """A new actor, which begins by building its worker."""

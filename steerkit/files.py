@@ -18,8 +18,13 @@ FORMAT_VERSION = 1
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place only if all went well.
+
+    Args:
+        path: where the file is to appear.
+        durable: wait until the disk has it. Without, a power cut may leave it damaged: for
+            files that whoever reads them checks by their hash.
 
     Raises:
         OutputError: when the place cannot be written to. Nothing half-written is left.
@@ -28,8 +33,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb") as done:
-            os.fsync(done.fileno())
+        if durable:
+            with temporary.open("rb") as done:
+                os.fsync(done.fileno())
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)

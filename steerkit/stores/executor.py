@@ -32,6 +32,7 @@ class Task:
             spec and rows alone, so that a second attempt writes the same bytes to it.
         group: hash of the spec it belongs to.
         characters: length of the texts, from which the remaining time is estimated.
+        prompts_sha256: hash of the file that holds the prompts; not compared where empty.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Task:
     name: str
     group: str = ""
     characters: int = 0
+    prompts_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,10 @@ class Executor(Protocol):
     - yields each task's record exactly once, in any order; order is the store's business;
     - when a process dies (killed, out of memory), starts another and runs its task again, up to
       a stated number of times, then raises `WorkerError` that names the task;
-    - when a worker or `make_worker` raises, ends the run with that error (a `SteerkitError`
-      stays what it was), after yielding the records that had already arrived: what is wrong with
-      a prompt does not get better by repetition;
+    - when a worker or `make_worker` raises a `SteerkitError`, ends the run with it, after yielding
+      the records that had already arrived: what is wrong with a prompt does not get better by
+      repetition. A worker that raises anything else runs its task again, up to a stated number
+      of times, before the run ends with a `WorkerError` that names the task;
     - never hangs in silence: where the resources that it was promised do not come, it raises
       `WorkerError` and says what is missing;
     - leaves no process behind, however the iteration ends: exhausted, closed or broken by an

@@ -1,5 +1,6 @@
 """A worker: loads the model once, then turns ranges of prompts into published shards."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -142,7 +143,10 @@ def read_lines(folder: Path, task: Task) -> list[dict[str, Any]]:
     """
     path = folder / "prompts" / f"{task.start:010d}.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        data = path.read_bytes()
+        if task.prompts_sha256 and hashlib.sha256(data).hexdigest() != task.prompts_sha256:
+            raise ValueError("its hash is not the manifest's: run with the dataset to restore it")
+        lines = [json.loads(line) for line in data.splitlines()]
     except (OSError, ValueError) as error:
         raise PromptError(
             f"cannot read the prompts of rows {task.start} to {task.stop - 1} at {path}: "

@@ -82,6 +82,7 @@ class Manifest:
                 spec.name(part.start, part.stop),
                 spec.sha256,
                 part.characters,
+                part.sha256,
             )
             for spec in (self.groups if groups is None else groups)
             for number, part in enumerate(self.parts)

@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from steerkit.errors import OutputError
-from steerkit.files import written_whole
+from steerkit.files import sha256_of, written_whole
 from steerkit.stores.manifest import Folder, Part
 from steerkit.stores.texts import Row
 
@@ -42,7 +42,7 @@ def check(
                 "with, with the same limit, template, max_tokens and on_bad_row"
             )
         path = folder.path / part.file
-        if not path.is_file() or path.stat().st_size != len(data):
+        if not path.is_file() or sha256_of(path) != part.sha256:
             _write(path, data)
     if number + 1 != len(expected):
         raise OutputError(
@@ -63,5 +63,6 @@ def _parts(rows: Iterable[Row], size: int) -> Iterator[tuple[Part, bytes]]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with written_whole(path) as temporary:
+    # Workers compare its hash, and the dataset is there to make it anew.
+    with written_whole(path, durable=False) as temporary:
         temporary.write_bytes(data)

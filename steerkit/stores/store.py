@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,18 @@ from steerkit.activations import Activations
 from steerkit.errors import ActivationError, OutputError
 from steerkit.prompts import Prompt
 from steerkit.protocols import ModelInfo
-from steerkit.registry import suggest
 from steerkit.site import Site
+from steerkit.stores.description import as_html, describe, worst_errors
 from steerkit.stores.encoding import DTYPES
 from steerkit.stores.executor import Record
 from steerkit.stores.exports import export_dataset, export_saelens, to_activations
 from steerkit.stores.manifest import Folder, Manifest
+from steerkit.stores.selection import Rows, Where, index_of, matcher
 from steerkit.stores.shards import Shards
 from steerkit.stores.shuffling import batches
 from steerkit.stores.spec import Spec
 from steerkit.stores.texts import prompt_from_json
 from steerkit.stores.verification import Verification, verify
-
-Rows = int | slice | Sequence[int] | Tensor
-Where = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
 
 class ActivationStore:
@@ -112,14 +110,8 @@ class ActivationStore:
 
         `max_abs` of any element, in activation units; `max_relative` of any row, |x - y| / |x|.
         """
-        found: dict[Site, dict[str, float]] = {}
-        for records in self._records.values():
-            for record in records:
-                for site, errors in (record.errors if record else {}).items():
-                    worst = found.setdefault(Site.parse(site), dict.fromkeys(errors, 0.0))
-                    for name, value in errors.items():
-                        worst[name] = max(worst[name], value)
-        return found
+        records = [record for records in self._records.values() for record in records]
+        return {Site.parse(site): bound for site, bound in worst_errors(records).items()}
 
     def __len__(self) -> int:
         return len(self._any)
@@ -180,7 +172,7 @@ class ActivationStore:
         """
         if where is None:
             return torch.arange(len(self))
-        holds = where if callable(where) else self._matcher(where)
+        holds = matcher(where, self.manifest.dataset["columns"])
         found = []
         for number, part in enumerate(self.manifest.parts):
             kept = torch.tensor([bool(holds(line["metadata"])) for line in self._lines(number)])
@@ -321,22 +313,7 @@ class ActivationStore:
 
     def to_json(self) -> dict[str, Any]:
         """What the store is, as a plain dictionary."""
-        tasks = len(self.manifest.tasks())
-        return {
-            "path": str(self.path),
-            "model": self.info.name,
-            "dataset": dict(self.manifest.dataset),
-            "pooling": self.pooling,
-            "sites": {str(site): self._spec(str(site)).dtype for site in self.sites},
-            "prompts": self.n_prompts,
-            "rows": len(self) if self.complete else None,
-            "tokens": sum(r.tokens for r in self._records[self._first] if r) or None,
-            "shards": tasks,
-            "missing": len(self.missing),
-            "bytes": sum(r.bytes for records in self._records.values() for r in records if r),
-            "errors": {str(site): errors for site, errors in self.errors.items()},
-            "sha256": self.sha256 if self.complete else None,
-        }
+        return describe(self, [r for records in self._records.values() for r in records])
 
     def __repr__(self) -> str:
         state = f"{len(self):,} rows" if self.complete else f"{len(self.missing)} shards missing"
@@ -345,9 +322,8 @@ class ActivationStore:
             f"{len(self.sites)} sites, pooling '{self.pooling}', {self.info.name})"
         )
 
-    @property
-    def _first(self) -> str:
-        return self.manifest.groups[0].sha256
+    def _repr_html_(self) -> str:
+        return as_html(self.to_json())
 
     @cached_property
     def _any(self) -> Shards:
@@ -389,16 +365,7 @@ class ActivationStore:
         return next(spec for spec in self.manifest.groups if site in spec.sites)
 
     def _index(self, rows: Rows) -> Int[Tensor, "row"]:
-        n = len(self)
-        if isinstance(rows, slice):
-            return torch.arange(*rows.indices(n)) if n else torch.empty(0, dtype=torch.long)
-        index = torch.as_tensor([rows] if isinstance(rows, int) else rows)
-        if index.dtype == torch.bool and index.shape == (n,):
-            return index.nonzero().flatten()
-        index = index.long()
-        if index.ndim != 1 or ((index < -n) | (index >= n)).any():
-            raise ActivationError(f"rows are indices from 0 to {n - 1}; got {rows!r}")
-        return torch.where(index < 0, index + n, index)
+        return index_of(rows, len(self))
 
     def _part(self, prompt: int) -> int:
         if not 0 <= prompt < self.n_prompts:
@@ -414,16 +381,3 @@ class ActivationStore:
                 f"cannot read {path}: {error}; run the same capture with its dataset, which "
                 "restores the file"
             ) from error
-
-    def _matcher(self, where: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
-        columns = self.manifest.dataset["columns"]
-        for name in where:
-            if name not in columns:
-                raise ActivationError(
-                    f"the dataset has no column '{name}'; {suggest(name, columns)}"
-                )
-        wanted = {
-            name: tuple(value) if isinstance(value, list | tuple | set | frozenset) else (value,)
-            for name, value in where.items()
-        }
-        return lambda metadata: all(metadata.get(k) in values for k, values in wanted.items())

@@ -42,9 +42,7 @@ def test_every_site_is_a_column_under_its_hook_name(exported):
 
 def test_prompts_of_one_length_need_no_context_size(pooled, tokens, tmp_path):
     assert pooled.export_saelens(tmp_path / "one", "resid_post@3") == len(pooled)
-    with pytest.raises(
-        OutputError, match=r"have \d+ to \d+ rows, .* give context_size"
-    ):
+    with pytest.raises(OutputError, match=r"have \d+ to \d+ rows, .* give context_size"):
         tokens.export_saelens(tmp_path / "no")
     with pytest.raises(OutputError, match="a window of 100000 rows is longer than the store"):
         tokens.export_saelens(tmp_path / "no", context_size=100000)

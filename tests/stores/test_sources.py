@@ -84,3 +84,19 @@ def test_what_is_no_dataset_says_why(folder, tmp_path):
             list(rows_of(given))
     with pytest.raises(PromptError, match="has no split 'dev'; it has train, test"):
         list(rows_of(folder / "dict", split="dev"))
+
+
+def test_a_dataset_of_the_hub_is_streamed_and_its_absence_explained(monkeypatch):
+    asked = []
+
+    def found(*args, **options):
+        asked.append((args, options))
+        if args[0] != "owner/name":
+            raise datasets.exceptions.DatasetNotFoundError("not there\nlong story")
+        return datasets.Dataset.from_list(ROWS).to_iterable_dataset()
+
+    monkeypatch.setattr(datasets, "load_dataset", found)
+    assert list(rows_of("owner/name", split="test", config="en")) == ROWS
+    assert asked == [(("owner/name", "en"), {"split": "test", "streaming": True})]
+    with pytest.raises(PromptError, match=r"'nobody' \(split 'train'\): DatasetNotFoundError: not"):
+        rows_of("nobody")

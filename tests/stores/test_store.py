@@ -176,3 +176,4 @@ def test_a_store_says_what_it_is(tokens):
     assert 0 < about["errors"]["resid_post@1"]["max_relative"] < 2**-8
     assert json.loads(json.dumps(about)) == about
     assert "60 prompts, 2 sites, pooling 'all'" in repr(tokens)
+    assert "60 prompts" in tokens._repr_html_() and "4 of 4 shards" in tokens._repr_html_()

@@ -186,6 +186,12 @@ def test_a_changed_row_does_not_mix_and_is_named(harvest, data):
     lost.unlink()
     harvest()
     assert lost.read_bytes() == text, "what was lost is written again"
+    lost.write_bytes(text.replace(b"i", b"j"))
+    (store.path / store.manifest.tasks()[1].name).unlink()
+    with pytest.raises(PromptError, match=r"rows 16 to 31 .*hash is not the manifest's"):
+        harvest(dataset=None)
+    harvest()
+    assert lost.read_bytes() == text and ActivationStore(store.path).verify().ok
 
 
 def test_a_folder_of_other_files_is_left_alone(harvest, tmp_path):

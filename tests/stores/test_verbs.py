@@ -44,6 +44,56 @@ def test_a_store_holds_what_capture_gives_on_the_same_prompts(model, data, harve
     assert tuple(ids.tolist()) == item.prompt and length == len(item.prompt)
 
 
+def test_every_option_of_capture_means_the_same_here(model, harvest, tmp_path):
+    """Spans, sinks, answers, streams before interventions, and a steered model."""
+    prompts = [
+        {"text": f"how do i bake the {word} ?", "answer": "with care"}
+        for word in ("bread", "cake", "soup", "big red cake")
+    ]
+    unit = torch.eye(model.info.d_model)[0]
+    about = {"method": "given", "concept": "", "model": model.info, "pooling": "last"}
+    vector = sk.Direction(
+        unit=unit, site=sk.Site(1), scale=3.0, positive_mean=1.0, negative_mean=0.0, **about
+    )
+    steered = model.with_(sk.Add(vector))
+    for i, (subject, options) in enumerate(
+        (
+            (model, {"positions": sk.captures.Span("bake the")}),
+            (model, {"positions": "mean_answer"}),
+            (model, {"positions": "all", "exclude_sinks": 1.5}),
+            (model, {"positions": "mean_prompt", "exclude_sinks": True, "exclude_bos": True}),
+            (steered, {"positions": "all"}),
+            (steered, {"positions": "last", "before": True}),
+        )
+    ):
+        out = tmp_path / str(i)
+        found = harvest(out, model=subject, dataset=prompts, rows_per_shard=3, **options)
+        acts = sk.capture(subject, prompts, sites=found.sites, progress=False, **options)
+        rows = found.to_activations()
+        assert_close(rows.values, acts.values, rtol=1e-5, atol=2e-5)
+        for name in (*FIELDS, "prompts", "pooling", "steering"):
+            one, other = getattr(rows, name), getattr(acts, name)
+            assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other, name
+    assert not torch.equal(harvest(tmp_path / "plain", dataset=prompts).at(3), rows.values[:, 1])
+    with pytest.raises(OutputError, match="more sites would leave out others"):
+        harvest(
+            tmp_path / "2", dataset=prompts, rows_per_shard=3, positions="all",
+            exclude_sinks=1.5, sites="resid_post@0",
+        )  # fmt: skip
+
+
+def test_a_dataset_that_breaks_off_leaves_nothing_that_is_in_the_way(harvest, data, pooled):
+    def breaks():
+        yield from data[:40]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        harvest(dataset=breaks())
+    with pytest.raises(PromptError, match="holds no prompts yet"):
+        harvest(dataset=None)
+    assert harvest(dataset=iter(data)).sha256 == pooled.sha256
+
+
 def test_row_counts_are_exact(model, tmp_path):
     texts = (f"how do i bake the {word} ?" for word in ["bread", "cake"] * 400)
     store = capture_dataset(model, texts, out=tmp_path / "s", layers=0, limit=512, progress=False)

@@ -13,6 +13,7 @@ from steerkit.commands.store import view_of
 
 if TYPE_CHECKING:
     from steerkit.activations import Activations
+    from steerkit.extraction import GroupMoments
 
 OUT = Path("activations.safetensors")
 
@@ -45,6 +46,16 @@ def command(
     template: o.Template = "auto",
     split: Annotated[str, typer.Option(help="Of a dataset of the hub.")] = "train",
     text_column: Annotated[str, typer.Option(help="Of a dataset: what holds the text.")] = "",
+    sum_by: Annotated[
+        str,
+        typer.Option(
+            help="Of a dataset: keep no activations, but counts, means and covariances by the "
+            "classes of this column."
+        ),
+    ] = "",
+    group_by: Annotated[
+        str, typer.Option(help="With --sum-by: also by this column, to leave groups out later.")
+    ] = "",
     store_as: Annotated[
         str, typer.Option(help="Of a dataset: float32, bfloat16, float16 or int8.")
     ] = "float32",
@@ -82,6 +93,7 @@ def command(
       steerkit capture -m gpt2 -c pairs.csv --part all --positions mean_prompt
       steerkit capture -m gpt2 --dataset web.parquet --layers 6 --positions all --out acts
       steerkit capture -m gpt2 --dataset web.jsonl --out acts --workers 4 --on-bad-row skip
+      steerkit capture -m gpt2 --dataset web.jsonl --out sums --sum-by label
     """
     import steerkit as sk
     from steerkit.errors import PromptError
@@ -106,28 +118,49 @@ def command(
         return _captured(found, out, part)
     if out == OUT:
         raise PromptError("a dataset's activations go into a folder: give --out DIR")
-    say(f"capturing {dataset} into {out}")
     given: dict[str, Any] = {"device": device, "dtype": dtype}
-    store = sk.capture_dataset(
-        model,
-        dataset,
-        out=out,
-        streams=inputs.read_names(streams),
-        layers=inputs.read_layers(layers),
-        positions=inputs.read_positions(positions),
-        dtype=store_as,
-        split=split,
-        text_column=text_column,
-        template=template,  # type: ignore[arg-type]
-        limit=limit or None,
-        max_tokens=max_tokens or None,
-        on_bad_row=on_bad_row,  # type: ignore[arg-type]
-        rows_per_shard=rows_per_shard or None,
-        workers=workers,
-        address=address or None,
-        model_options={key: value for key, value in given.items() if value},
-    )
+    common: dict[str, Any] = {
+        "out": out,
+        "streams": inputs.read_names(streams),
+        "layers": inputs.read_layers(layers),
+        "positions": inputs.read_positions(positions),
+        "split": split,
+        "text_column": text_column,
+        "template": template,
+        "limit": limit or None,
+        "max_tokens": max_tokens or None,
+        "on_bad_row": on_bad_row,
+        "workers": workers,
+        "address": address or None,
+        "model_options": {key: value for key, value in given.items() if value},
+    }
+    size = rows_per_shard or None
+    if sum_by:
+        say(f"summing {dataset} by {sum_by} into {out}")
+        sums = sk.dataset_moments(
+            model, dataset, classes=sum_by, groups=group_by, rows_per_task=size, **common
+        )
+        return _summed(sums, out)
+    say(f"capturing {dataset} into {out}")
+    store = sk.capture_dataset(model, dataset, dtype=store_as, rows_per_shard=size, **common)
     return Answer({"store": str(out), **store.to_json()}, view_of(store))
+
+
+def _summed(sums: "GroupMoments", out: Path) -> Answer:
+    cells = list(sums.counts.items())
+    shown = [(label, group, f"{n:,}") for (label, group), n in cells[:20]]
+    if len(cells) > 20:
+        shown.append(("...", "", f"{len(cells) - 20} more"))
+    return Answer(
+        {
+            "sums": str(out),
+            "model": sums.info.to_json(),
+            "sites": [str(site) for site in sums.sites],
+            "pooling": sums.pooling,
+            "counts": [[*cell, n] for cell, n in cells],
+        },
+        table(f"Summed into {out}", "class", "group", "rows", rows=shown),
+    )
 
 
 def _captured(found: "Activations", out: Path, part: str) -> Answer:

@@ -125,7 +125,6 @@ def criteria_view(found: "CriteriaTable", written: list[str]) -> RenderableType:
 
 def _loaded(files: list[Path], model: str, contrast: str) -> "dict[str, Activations]":
     """Captured activations by position."""
-    from steerkit.activations import Activations
     from steerkit.errors import MethodError
 
     if model or contrast:
@@ -134,7 +133,7 @@ def _loaded(files: list[Path], model: str, contrast: str) -> "dict[str, Activati
         )
     read: dict[str, Activations] = {}
     for file in files:
-        acts = Activations.load(file)
+        acts = inputs.read_activations(file)
         if acts.pooling in read:
             raise MethodError(f"{file} was read at '{acts.pooling}', as another file; give it once")
         read[acts.pooling] = acts

@@ -14,10 +14,16 @@ from steerkit.commands.outputs import check_free
 if TYPE_CHECKING:
     from steerkit.direction import Directions
 
+SUMS = "moments.safetensors"
+
 
 def command(
     activations: Annotated[
-        Path, typer.Argument(help="What capture wrote (.safetensors).", show_default=False)
+        Path,
+        typer.Argument(
+            help="What capture wrote: a .safetensors file, or the folder of a dataset.",
+            show_default=False,
+        ),
     ],
     methods: o.Methods = o.ALL_METHODS,
     out: o.OutFile = Path("directions.safetensors"),
@@ -32,6 +38,13 @@ def command(
             min=0,
         ),
     ] = 5,
+    between: Annotated[
+        str, typer.Option(help="Of a folder of sums: the two classes, positive first.")
+    ] = "1,0",
+    without: Annotated[
+        str, typer.Option(help="Of a folder of sums: groups to leave out, comma-separated.")
+    ] = "",
+    penalty: Annotated[float, typer.Option(help="Of a folder of sums: of ridge.", min=0)] = 100.0,
     device: o.Device = "",
     dtype: o.Dtype = "",
     seed: o.Seed = 0,
@@ -44,21 +57,26 @@ def command(
       steerkit extract activations.safetensors
       steerkit extract activations.safetensors --methods mean_difference,lda
       steerkit extract activations.safetensors -o dirs.safetensors --json
+      steerkit extract sums --methods mean_difference,lda --without violence,theft
     """
-    from steerkit.activations import Activations
     from steerkit.extraction import extract
 
     check_free([out], force=force)
-    found = Activations.load(activations)
-    loaded = inputs.open_model(model, device, dtype) if model else None
     names = inputs.read_names(methods)
-    say(f"fitting {', '.join(names)} at {len(found.sites)} sites")
-    directions = extract(found, names, model=loaded, n_folds=folds, seed=seed)
+    if (activations / SUMS).is_file():
+        directions = _from_sums(activations / SUMS, names, methods, between, without, penalty)
+        name = directions[0].model.name
+    else:
+        found = inputs.read_activations(activations)
+        name = found.info.name
+        loaded = inputs.open_model(model, device, dtype) if model else None
+        say(f"fitting {', '.join(names)} at {len(found.sites)} sites")
+        directions = extract(found, names, model=loaded, n_folds=folds, seed=seed)
     directions.save(out)
     return Answer(
         {
             "directions": str(out),
-            "model": found.info.name,
+            "model": name,
             "fitted": [
                 {
                     "site": str(d.site),
@@ -72,6 +90,28 @@ def command(
         },
         directions_table(directions, title=f"Directions written to {out}"),
     )
+
+
+def _from_sums(
+    file: Path, names: tuple[str, ...], asked: str, between: str, without: str, penalty: float
+) -> "Directions":
+    """Directions from what `capture --sum-by` wrote; they are not scored."""
+    from steerkit.errors import ActivationError
+    from steerkit.extraction import GroupMoments, extract_from_moments
+    from steerkit.extraction.streaming import ESTIMATORS
+
+    sums = GroupMoments.load(file)
+    sides = inputs.read_names(between)
+    if len(sides) != 2:
+        raise ActivationError(
+            f"--between names two classes, positive first; got '{between}', and there are "
+            f"{', '.join(sums.classes)}"
+        )
+    if asked == o.ALL_METHODS:  # all that need no rows and no pairs
+        names = tuple(name for name in ESTIMATORS if name != "pca")
+    say(f"fitting {', '.join(names)} at {len(sums.sites)} sites, from sums")
+    moments = sums.between(*sides, without=inputs.read_names(without))
+    return extract_from_moments(moments, names, penalty=penalty)
 
 
 def directions_table(directions: "Directions", *, title: str, most: int = 12) -> Table:

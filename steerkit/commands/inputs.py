@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from steerkit.commands.console import say
 
 if TYPE_CHECKING:
+    from steerkit.activations import Activations
     from steerkit.direction import Direction, Directions
     from steerkit.interventions.artefact import Steering
     from steerkit.models import LanguageModel
@@ -46,6 +47,33 @@ def read_positions(text: str) -> str | int:
     (-1, 'last')
     """
     return int(text) if text.lstrip("-").isdigit() else text
+
+
+def read_activations(path: Path, label: str = "label") -> "Activations":
+    """A capture's file, or the rows of a store's folder.
+
+    Args:
+        path: the file or folder.
+        label: the column of a store that holds each prompt's label, 1 or 0.
+
+    Raises:
+        OutputError: neither.
+        ActivationError: a store without such labels.
+    """
+    from steerkit.activations import Activations
+    from steerkit.errors import ActivationError
+
+    if not path.is_dir():
+        return Activations.load(path)
+    from steerkit.stores import ActivationStore
+
+    acts = ActivationStore(path).to_activations(label=label)
+    if not acts.labels:
+        raise ActivationError(
+            f"the prompts of {path} have no column '{label}' that says which side they are on; "
+            "capture a dataset that has one (1 or 0)"
+        )
+    return acts
 
 
 def read_names(text: str) -> tuple[str, ...]:

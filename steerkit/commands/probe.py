@@ -128,14 +128,13 @@ def _loaded(
     file: Path, model: str, contrast: str, device: str, dtype: str, *, untrained: bool
 ) -> "tuple[Activations, LanguageModel | None]":
     """Captured activations, and the model that they came from if it was named."""
-    from steerkit.activations import Activations
     from steerkit.errors import MethodError
 
     if contrast:
         raise MethodError(
             "give captured activations, or --model and --contrast to capture them now, not both"
         )
-    acts = Activations.load(file)
+    acts = inputs.read_activations(file)
     if not (model and untrained):
         return acts, None
     loaded = inputs.open_model(model, device, dtype)

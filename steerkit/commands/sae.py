@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -57,9 +57,26 @@ Texts = Annotated[
 
 
 def train(
-    model: o.Model,
-    texts: Texts,
-    site: Annotated[str, typer.Option(help="Where, such as resid_post@12.", show_default=False)],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The model; not needed with --store.")
+    ] = "",
+    texts: Annotated[
+        str,
+        typer.Option(
+            help="Prompts: a .txt (one a line), .jsonl, .json or .csv file; with --live any "
+            "dataset that capture takes."
+        ),
+    ] = "",
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: what capture --dataset --positions all wrote.", show_default=False
+        ),
+    ] = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Run the model while training; keep no activations.")
+    ] = False,
+    site: Annotated[str, typer.Option(help="Where, such as resid_post@12.")] = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="A new folder.")] = Path("sae"),
     d_sae: Annotated[int, typer.Option(help="Features; 0: eight times the width.", min=0)] = 0,
     k: Annotated[
@@ -83,17 +100,33 @@ def train(
       steerkit sae train -m MODEL --texts texts.jsonl --site resid_post@12 --out my-sae
       steerkit sae train -m MODEL --texts texts.txt --site 6 --d-sae 4096 --k 32
       steerkit sae train -m organism:base --texts texts.txt --site 1 --n-tokens 200000
+      steerkit sae train --store acts --site 6 --n-tokens 10000000
     """
+    from steerkit.errors import MethodError
     from steerkit.sae import train_sae
 
+    if (store is not None) == bool(texts) or (texts and not (model and site)):
+        raise MethodError(
+            "an SAE is trained on --texts of a --model at a --site, or on a --store (at a --site "
+            "where it holds several)"
+        )
     with staged(out, TRAIN_FILES, force=force) as folder:
-        prompts = _texts(texts)
-        loaded = inputs.open_model(model, device, dtype)
-        say(f"training on {len(prompts)} texts")
+        source: Any
+        prompts: Any = None
+        if store is not None:
+            from steerkit.stores import ActivationStore
+
+            source = ActivationStore(store)
+            say(f"training on {len(source):,} rows")
+        else:
+            prompts = texts if live else _texts(texts)
+            source = inputs.open_model(model, device, dtype)
+            say(f"training on {texts}" if live else f"training on {len(prompts)} texts")
         sae = train_sae(
-            loaded,
+            source,
             prompts,
-            site=site,
+            live=live,
+            site=site or None,
             d_sae=d_sae or None,
             k=k or None,
             architecture=architecture,

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 import steerkit as sk
 from steerkit.cli import app
+from steerkit.datasets import refusal
 
 
 def run(*options):
@@ -80,3 +81,54 @@ def test_wrong_usage_says_what_to_do(folder):
 def test_every_help_teaches_by_examples(name):
     shown = run("store", name, "--help").stdout
     assert shown.count(f"steerkit store {name}") >= 3 and "Examples:" in shown
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Harmful and harmless requests in one file, and in a contrast's."""
+    out = tmp_path_factory.mktemp("labelled")
+    drawn = refusal("train", n=40)
+    rows = [
+        {"text": p.text, "label": label, "group": group, "half": "ab"[i % 2]}
+        for i, (p, label, group) in enumerate(
+            zip(drawn.prompts, drawn.labels, drawn.groups, strict=True)
+        )
+    ]
+    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return out
+
+
+def test_directions_come_from_a_store_and_from_sums_alone(labelled):
+    base = ("capture", "-m", "organism:base", "--layers", "2")
+    rows = ("--dataset", labelled / "rows.jsonl")
+    answer(*base, *rows, "--out", labelled / "acts")
+    sums = answer(
+        *base, *rows, "--out", labelled / "sums", "--sum-by", "label", "--group-by", "half"
+    )
+    assert {tuple(cell): n for *cell, n in sums["counts"]} == {
+        (label, half): 20 for label in "01" for half in "ab"
+    }
+    for kind in ("acts", "sums"):
+        answer("extract", labelled / kind, "--methods", "lda", "-o", labelled / f"{kind}.st")
+    stored, summed = (sk.Directions.load(labelled / f"{kind}.st")[0] for kind in ("acts", "sums"))
+    assert float(stored.unit @ summed.unit) > 1 - 1e-6
+    assert stored.scores is not None and summed.scores is None
+    answer("extract", labelled / "sums", "--without", "a", "-o", labelled / "half.st")
+    halved = sk.Directions.load(labelled / "half.st")
+    assert halved[0].provenance["n_positive_rows"] == 20
+    assert {d.method for d in halved} >= {"mean_difference", "lda", "leace", "ridge"}
+    refused = run("extract", labelled / "sums", "--between", "1", "-o", labelled / "no.st")
+    assert refused.exit_code == 2 and "there are 0, 1" in " ".join(refused.stderr.split())
+    found = answer("probe", labelled / "acts", "--out", labelled / "probe", "--no-untrained")
+    assert found["files"]
+
+
+def test_an_sae_is_trained_from_a_store(folder):
+    given = ("--dataset", folder / "rows.jsonl", "--on-bad-row", "skip")
+    run(*CAPTURE, *given, "--rows-per-shard", "8", "--out", folder / "tokens")
+    small = ("--d-sae", 32, "--k", 4, "--n-tokens", 2048, "--batch-size", 128)
+    made = answer("sae", "train", "--store", folder / "tokens", "--site", 1, *small, "--out",
+                  folder / "sae")  # fmt: skip
+    assert made["d_sae"] == 32 and made["site"] == "resid_post@1"
+    refused = run("sae", "train", "--store", folder / "tokens", "--texts", "x.txt")
+    assert refused.exit_code == 2 and "or on a --store" in " ".join(refused.stderr.split())

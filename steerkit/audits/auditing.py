@@ -21,7 +21,7 @@ from steerkit.audits.evidence import Item, includes
 from steerkit.audits.report import Report, judge_check, judged
 from steerkit.audits.section import Section
 from steerkit.errors import MethodError, PromptError
-from steerkit.prompts import Contrast
+from steerkit.prompts import Contrast, Prompt
 from steerkit.refusals import is_refusal
 
 if TYPE_CHECKING:
@@ -45,11 +45,12 @@ def audit(
     shots: Sequence[tuple[str, str]] | None = None,
     train: Contrast | None = None,
     arms: "Mapping[str, Model | PromptTransform] | None" = None,
+    said: "Mapping[str, Sequence[Completion]] | None" = None,
     directions: "Direction | Sequence[Direction] | None" = None,
     sweep: Any = None,
     texts: Sequence[str] = (),
     judge: Callable[[Item], float] | None = None,
-    matcher: Callable[[str], bool] = is_refusal,
+    matcher: Callable[[str], float] = is_refusal,
     scorer: Callable[[str, str], float] = includes,
     max_new_tokens: int = 48,
     n_resamples: int = 2000,
@@ -83,6 +84,8 @@ def audit(
         shots: worked examples (prompt, answer) of the aim.
         train: the contrast used for fitting, from which worked examples are drawn.
         arms: further arms, such as a random direction: a model, or a function on prompts.
+        said: answers that arms gave already, by arm: `plain` and `steered`, greedy, to
+            `held_out.prompts` in order and of this length. They are not asked again.
         directions: the direction steered by (the first, or `.best`, is projected on).
         sweep: the search that chose it; gives the direction where `directions` is not given.
         texts: raw texts whose perplexity is taken under the plain and the steered model.
@@ -139,6 +142,7 @@ def audit(
             compared,
             held_out,
             references,
+            said or {},
             direction=direction if "projection" in need else None,
             texts=texts,
             need=need,
@@ -183,6 +187,7 @@ def _gather(
     arms: Sequence[Arm],
     held_out: Contrast,
     references: Sequence[str],
+    said: "Mapping[str, Sequence[Completion]]",
     *,
     direction: "Direction | None",
     texts: Sequence[str],
@@ -204,7 +209,9 @@ def _gather(
         name = arm.info.name
         try:
             tick(f"{name}: answers")
-            own = measure.answers(
+            if not said:
+                said = _together(arms[:2], prompts, max_new_tokens, token_budget)
+            own = list(said.get(name, ())) or measure.answers(
                 arm, prompts, max_new_tokens=max_new_tokens, seed=seed, token_budget=token_budget
             )
             base = base or own
@@ -235,6 +242,17 @@ def _gather(
         if "nll" in need and not arm.transform:
             items += measure.text_items(arm, texts, len(prompts), token_budget)
     return items, missing
+
+
+def _together(
+    arms: Sequence[Arm], prompts: Sequence[Prompt], max_new_tokens: int, token_budget: int
+) -> "dict[str, Sequence[Completion]]":
+    """Answers of the plain and the steered model, in the same batches where they are views."""
+    from steerkit.models.together import generate_together
+
+    asked = [(arm.model, prompt) for prompt in prompts for arm in arms]
+    found = generate_together(asked, max_new_tokens=max_new_tokens, token_budget=token_budget)
+    return {arm.info.name: found[i :: len(arms)] for i, arm in enumerate(arms)}
 
 
 def _references(held_out: Contrast, answers: Sequence[str | None] | None) -> list[str]:

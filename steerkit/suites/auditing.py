@@ -13,7 +13,7 @@ from steerkit.audits.report import Report
 from steerkit.audits.section import Section
 from steerkit.errors import MethodError
 from steerkit.prompts import Contrast
-from steerkit.protocols import Intervention, Model
+from steerkit.protocols import Completion, Intervention, Model
 from steerkit.refusals import is_refusal
 from steerkit.suites.material import Material
 from steerkit.suites.registry import Examination
@@ -32,7 +32,7 @@ def audit(
     material: Material | str | Path | None = None,
     steering: Model | Intervention | Sequence[Intervention] | str | Path | None = None,
     against: Model | None = None,
-    matcher: Callable[[str], bool] = is_refusal,
+    matcher: Callable[[str], float] = is_refusal,
     right: Callable[[str, str], float] = includes,
     max_new_tokens: int = 32,
     token_budget: int = 4096,
@@ -56,11 +56,12 @@ def audit(
     shots: Sequence[tuple[str, str]] | None = None,
     train: Contrast | None = None,
     arms: Mapping[str, Model | PromptTransform] | None = None,
+    said: Mapping[str, Sequence[Completion]] | None = None,
     directions: "Direction | Sequence[Direction] | None" = None,
     sweep: Any = None,
     texts: Sequence[str] = (),
     judge: Callable[[Item], float] | None = None,
-    matcher: Callable[[str], bool] = is_refusal,
+    matcher: Callable[[str], float] = is_refusal,
     scorer: Callable[[str, str], float] = includes,
     max_new_tokens: int = 48,
     n_resamples: int = 2000,

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +49,19 @@ class KeptFindings:
 class Answers:
     """Greedy answers by arm and prompt; with a file, kept as soon as a part is generated.
 
-    A prompt that is asked twice, in two roles or by two examinations, is answered once. The
-    file is JSONL, the first line a hash of all that answers depend on; what a killed process
-    left of a last line is made again.
+    A prompt that is asked twice, in two roles or by two examinations, is answered once: what
+    it is compared with later, and how it is grouped, the model does not see. The file is
+    JSONL, the first line a hash of all that answers depend on; what a killed process left of a
+    last line is made again.
     """
 
     def __init__(self, file: Path | None = None, about: object = None) -> None:
         self._file, self._key = file, _digest(about)
+        self._known: dict[tuple[str, Prompt], Completion] = {}
+        """By arm and what the model sees."""
         self._said: dict[tuple[str, Prompt], Completion] = {}
+        """By arm and prompt, one for each reference that an answer is held against."""
+        self._held: set[tuple[str, Prompt, str]] = set()
         self._begun = False
         if file is not None and file.is_file():
             self._read(file)
@@ -68,21 +73,39 @@ class Answers:
         generate: Callable[[Sequence[tuple[str, Prompt]]], Sequence[Completion]],
     ) -> dict[str, tuple[Completion, ...]]:
         """Each arm's answer to each prompt; `generate` answers those that are new, in parts."""
-        every = dict.fromkeys((arm, p) for p in prompts for arm in arms)
-        new = [asked for asked in every if asked not in self._said]
+        every = [(arm, p) for p in prompts for arm in arms]
+        seen = {p: _seen(p) for p in prompts}
+        unknown: dict[tuple[str, Prompt], tuple[str, Prompt]] = {}
+        for arm, p in every:
+            if (arm, seen[p]) not in self._known:
+                unknown.setdefault((arm, seen[p]), (arm, p))
+        new = list(unknown.values())
         for start in range(0, len(new), PART):
             part = new[start : start + PART]
-            said = dict(zip(part, generate(part), strict=True))
-            self._said |= said
-            self._append(said)
-        return {arm: tuple(self._said[arm, p] for p in prompts) for arm in arms}
+            for (arm, p), said in zip(part, generate(part), strict=True):
+                self._known[arm, seen[p]] = said
+            self._keep(part)
+        self._keep(every)
+        return {
+            arm: tuple(replace(self._known[arm, seen[p]], prompt=p) for p in prompts)
+            for arm in arms
+        }
 
     def __iter__(self) -> Iterator[tuple[str, Prompt, Completion]]:
         return ((arm, prompt, said) for (arm, prompt), said in self._said.items())
 
-    def _append(self, said: Mapping[tuple[str, Prompt], Completion]) -> None:
-        if self._file is None:
-            return
+    def _keep(self, asked: Sequence[tuple[str, Prompt]]) -> None:
+        """Hold what these were answered, once for each reference, and write what is new."""
+        said = {}
+        for arm, p in asked:
+            if (arm, _seen(p), p.answer) not in self._held:
+                self._held.add((arm, _seen(p), p.answer))
+                said[arm, p] = replace(self._known[arm, _seen(p)], prompt=p)
+        self._said |= said
+        if said and self._file is not None:
+            self._append(self._file, said)
+
+    def _append(self, file: Path, said: Mapping[tuple[str, Prompt], Completion]) -> None:
         rows = [
             {
                 "arm": arm,
@@ -95,14 +118,14 @@ class Answers:
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if not self._begun:
-            write_text(self._file, json.dumps({"key": self._key}) + "\n" + text)
+            write_text(file, json.dumps({"key": self._key}) + "\n" + text)
             self._begun = True
             return
         try:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with file.open("a", encoding="utf-8") as opened:
+                opened.write(text)
         except OSError as error:
-            raise OutputError(f"cannot write to {self._file}: {error.strerror or error}") from error
+            raise OutputError(f"cannot write to {file}: {error.strerror or error}") from error
 
     def _read(self, file: Path) -> None:
         whole, newline, torn = file.read_text(encoding="utf-8").rpartition("\n")
@@ -114,7 +137,9 @@ class Answers:
             for row in rows[1:]:
                 prompt = _prompt(row["prompt"])
                 said = Completion(prompt, row["text"], tuple(row["tokens"]), tuple(row["given"]))
-                self._said[row["arm"], prompt] = said
+                arm = row["arm"]
+                self._said[arm, prompt] = self._known[arm, _seen(prompt)] = said
+                self._held.add((arm, _seen(prompt), prompt.answer))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise OutputError(
                 f"{file} is not valid JSONL of answers ({error!r}); remove it, and its answers "
@@ -123,6 +148,11 @@ class Answers:
         if torn:
             write_text(file, whole + "\n")
         self._begun = True
+
+
+def _seen(prompt: Prompt) -> Prompt:
+    """What of a prompt a model sees when it is to answer."""
+    return replace(prompt, answer="", group="", category="")
 
 
 def _digest(about: object) -> str:

@@ -32,7 +32,7 @@ def examine(
     material: Material | str | Path | None = None,
     steering: Model | Intervention | Sequence[Intervention] | str | Path | None = None,
     against: Model | None = None,
-    matcher: Callable[[str], bool] = is_refusal,
+    matcher: Callable[[str], float] = is_refusal,
     right: Callable[[str, str], float] = includes,
     max_new_tokens: int = 32,
     token_budget: int = 4096,

@@ -11,6 +11,7 @@ from steerkit import audits
 from steerkit.audits import Report
 from steerkit.errors import ActivationError, MethodError, PromptError
 from steerkit.interventions import save_steering
+from steerkit.models import LanguageModel
 from steerkit.statistics import wilson
 from steerkit.suites import Examination, Finding, Material, SuiteReport, examine
 
@@ -55,9 +56,17 @@ def test_the_overloads_are_the_signatures_of_what_runs() -> None:
 
 
 def test_a_suite_gives_what_examine_gives_and_steering_what_audits_give(
-    material: Material, direction: sk.Direction
+    material: Material, direction: sk.Direction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = sk.load("organism:aligned")
+    calls: list[int] = []
+    generate = LanguageModel.generate
+
+    def counted(self: Any, prompts: Any, **options: Any) -> Any:
+        calls.append(len(prompts))
+        return generate(self, prompts, **options)
+
+    monkeypatch.setattr(LanguageModel, "generate", counted)
     found = sk.audit(model, suite=["refusal"], material=material, **QUIET)
     assert isinstance(found, SuiteReport)
     assert found["refusal"].estimates == (
@@ -70,6 +79,14 @@ def test_a_suite_gives_what_examine_gives_and_steering_what_audits_give(
     named = sk.audit(plain=model, steered=steered, held_out=held_out, **options)
     behind = audits.audit(model, steered, held_out, **options)
     assert report.scores == named.scores == behind.scores
+    assert calls == [12, 12] + 3 * [2 * len(held_out)], "plain and steered answer in one batch"
+    said = {
+        name: view.generate(held_out.prompts, max_new_tokens=4)
+        for name, view in (("plain", model), ("steered", steered))
+    }
+    calls.clear()
+    given = sk.audit(model, steered, held_out, said=said, **options)
+    assert given.scores == report.scores and not calls, "what was said is not asked again"
 
 
 def test_steering_may_be_the_file_that_search_wrote(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import steerkit as sk
 from steerkit.models import LanguageModel
+from steerkit.prompts import Prompt
 from steerkit.statistics import wilson
 from steerkit.suites import Examination, Finding, Material, kept
 from steerkit.suites.subject import STEERED
@@ -144,3 +146,39 @@ def test_model_and_steered_answer_together_and_once(
     assert generated == [2 * len(prompts)] and seen["again"] == seen["model"]
     for name, view in (("model", model), ("steered", model.with_(ablate))):
         assert list(seen[name]) == view.generate(prompts, max_new_tokens=12)
+
+
+def test_no_examination_asks_again_what_another_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither do prompts whose reference or group alone is another."""
+    model = sk.load("organism:aligned")
+    drawn = Material.of_organisms(10, seed=4)
+    acts = sk.capture(model, drawn.contrasts["refusal"], progress=False)
+    operator = sk.Ablate(sk.extract(acts, n_folds=0, progress=False).at(2))
+    nameless = drawn.contrasts["refusal"].map(lambda p: replace(p, group=""))
+    again = tuple(replace(p, answer="", category="again") for p in nameless.negative)
+    asked: list[tuple[Any, Prompt]] = []
+    generate = LanguageModel.generate
+
+    def noted(self: Any, prompts: Any, **options: Any) -> Any:
+        slots = options.get("slots") or [int(self.table is not None)] * len(prompts)
+        programs = [self.table.slots[slot - 1] if slot else None for slot in slots]
+        seen = [replace(p, answer="", group="", category="") for p in prompts]
+        asked.extend(zip(programs, seen, strict=True))
+        return generate(self, prompts, **options)
+
+    monkeypatch.setattr(LanguageModel, "generate", noted)
+    found = sk.audit(
+        model, suite=["refusal", "over_refusal", "change", "side_effects"], steering=operator,
+        material=Material({"refusal": nameless}, {"lookalikes": again}), **QUIET,
+    )  # fmt: skip
+    assert found.not_measured == {}
+    plain = [p for program, p in asked if program is None and not (p.system or p.shots)]
+    steered = [p for program, p in asked if program is asked[1][0]]
+    assert len(steered) == len(set(steered)) == len(nameless), "each once"
+    # Random directions of equal KL are matched on harmless answers of their own.
+    harmful = {replace(p, answer="", group="", category="") for p in nameless.positive}
+    assert sorted(plain.count(p) for p in harmful) == [1] * len(harmful)
+    # Held against another reference, an answer is another item.
+    assert len({i.index for i in found.items if i.arm == "model"}) == len(nameless) + len(again)

@@ -5,6 +5,7 @@ has to name the test in which it finds what was planted for it.
 """
 
 import ast
+import copy
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -36,7 +37,11 @@ PLANTED: Mapping[str, str] = {
     "association": "suites/test_suites.py::test_planted_associations_are_found_with_sign_and_size",
     "censorship": "suites/test_suites.py::test_censorship_is_found_where_the_refusal_rate_is_blind",
     "change": "suites/test_false_alarms.py::test_change_finds_lost_refusals",
+    "cleaned_direction": "suites/test_cleaned_direction.py::"
+    "test_planted_routes_outlive_cleaning_and_leave_each_other_alone",
     "completeness": "suites/test_suites.py::test_what_steering_leaves_in_place_is_brought_back",
+    "cross_concept_spill": "suites/test_steering.py::"
+    "test_steering_along_two_concepts_spills_into_the_second",
     "decoding": "suites/test_contracts.py::test_refusals_that_sampling_takes_away_are_found",
     "detection": "suites/test_contracts.py::test_what_no_word_gives_away_is_detected",
     "geometry": "suites/test_contracts.py::test_sides_that_a_construction_drove_apart_are_found",
@@ -60,6 +65,8 @@ PLANTED: Mapping[str, str] = {
     "transfer": "suites/test_two_models.py::"
     "test_a_direction_that_one_model_obeys_and_the_other_does_not_is_lost",
     "truthfulness": "suites/test_preference.py::test_planted_preferences_are_found",
+    "wrong_way": "suites/test_steering.py::"
+    "test_the_share_that_moves_the_wrong_way_is_what_was_written_down",
 }
 """Examination -> the test that shows it finding what was planted for it."""
 
@@ -80,7 +87,7 @@ def test_every_examination_names_the_test_that_plants_something_for_it() -> None
 def material(part: int) -> Material:
     """Prompts of the organisms' language; the two parts share no text.
 
-    Of matched prompts every second template, of pairs those of which neither side was seen.
+    Of matched prompts, which are always the same, every second template.
     """
     drawn = Material.of_organisms(3 * N, seed=41 + part)
     seen = texts(material(0)) if part else set()
@@ -91,8 +98,8 @@ def material(part: int) -> Material:
             pairs = zip(*sides, strict=True)
             new = [(a, b) for a, b in pairs if not {a.text, b.text} & seen]
             groups = list(dict.fromkeys(a.group for a, _ in new))
-            kept = [pair for pair in new if groups.index(pair[0].group) % 2 == part]
-            both = zip(*kept, strict=True)
+            half = [pair for pair in new if groups.index(pair[0].group) % 2 == part]
+            both = zip(*(half if role == "associations" else new[:N]), strict=True)
         else:
             both = ([p for p in side if p.text not in seen][:N] for side in sides)
         contrasts[role] = Contrast.of(*both, paired=contrast.paired, name=role)
@@ -111,9 +118,13 @@ def texts(given: Material) -> set[str]:
 
 
 @cache
-def named(name: str) -> Any:
+def named(name: str, *, rounded: bool = False) -> Any:
+    """The organism by another name; `rounded` to half precision and back."""
     model = sk.load("organism:aligned")
-    return sk.wrap(model.network, model.tokenizer, name=name)
+    network = model.network
+    if rounded:
+        network = copy.deepcopy(network).to(torch.bfloat16).to(torch.float32)
+    return sk.wrap(network, model.tokenizer, name=name)
 
 
 @cache
@@ -124,11 +135,11 @@ def direction() -> Any:
 
 
 @cache
-def finding(name: str, part: int, seed: int, model: str = "it") -> Finding:
+def finding(name: str, part: int, seed: int, model: str = "it", rounded: bool = False) -> Finding:
     """An examination of a model, beside a view that does nothing and itself by another name."""
     return examine(
         named(model), [name], material=material(part), steering=sk.Add(direction(), 0.0),
-        against=named("it again"), max_new_tokens=10, seed=seed, progress=False,
+        against=named("it again", rounded=rounded), max_new_tokens=10, seed=seed, progress=False,
     )[name]  # fmt: skip
 
 
@@ -155,10 +166,11 @@ def test_a_model_against_itself_is_unchanged(name: str) -> None:
 def test_another_seed_and_other_prompts_of_the_same_model_say_nothing_else(name: str) -> None:
     """An A/A: no yes here and no there, and rates no further apart than chance allows.
 
-    Hundreds of them are compared: 1.7 of their 95% intervals are 99.9%. Few-shot prompting is
-    another prompt by another seed, and free to differ.
+    What it is compared with are the same weights once more, rounded to half precision. Hundreds
+    of rates are compared: 1.7 of their 95% intervals are 99.9%. Few-shot prompting is another
+    prompt by another seed, and free to differ.
     """
-    one, other = finding(name, 0, 1), finding(name, 1, 7, "somebody")
+    one, other = finding(name, 0, 1), finding(name, 1, 7, "somebody", rounded=True)
     if EXAMINATIONS[name].arms:
         assert other.answer != SAYS_CHANGED.get(name, "yes"), other.sentence
     assert {one.answer, other.answer} != {"yes", "no"}, (one.sentence, other.sentence)

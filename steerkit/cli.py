@@ -8,6 +8,7 @@ from steerkit.commands import (
     bias,
     calibrate,
     capture,
+    certify,
     console,
     convert,
     criteria,
@@ -55,6 +56,10 @@ Activations of a whole dataset, on one machine or many:
 \b
 Steering vectors of other tools, both ways:
   steerkit convert directions.safetensors --layers 14 -o joy.gguf
+
+\b
+Whether steering does the same in vLLM as here:
+  steerkit certify --artefact steering.safetensors --prompts held_out.jsonl
 
 \b
 Features of sparse autoencoders:
@@ -121,6 +126,7 @@ for name, module in (
     ("patch", patch),
     ("monitor", monitor),
     ("convert", convert),
+    ("certify", certify),
     ("probe", probe),
     ("tcav", tcav),
     ("bias", bias),

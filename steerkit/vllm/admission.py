@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
+from vllm.utils import length_from_prompt_token_ids_or_embeds
 
 from steerkit.errors import InterventionError, SteerkitError
 from steerkit.models.checkpoints import checkpoint_info
@@ -62,8 +63,12 @@ class Admission:
         """The model, as far as its checkpoint says; read when a request first asks."""
         return info_of(self._config)
 
-    def asked(self, parameters: Any) -> tuple[Asked, Steered] | None:
+    def asked(self, parameters: Any, *, resumable: bool = False) -> tuple[Asked, Steered] | None:
         """What a request asks for, checked; None for nothing.
+
+        Args:
+            parameters: of its sampling.
+            resumable: whether its prompt may go on growing.
 
         Raises:
             VLLMValidationError: it cannot be had, and why. Servers answer with status 400.
@@ -74,6 +79,11 @@ class Admission:
         try:
             if self._refusal:
                 raise InterventionError(f"this engine cannot steer requests: {self._refusal}")
+            if resumable:
+                raise InterventionError(
+                    "the prompt of a streaming session goes on growing, and positions count from "
+                    "its end; send whole requests"
+                )
             asked = read(extra[KEY], self._artefacts)
             found = steered(asked, self._artefacts, self.info)
             check(found.programs)
@@ -95,7 +105,13 @@ class Admission:
             return
         extra[KEY] = asked.to_wire()
         parameters.extra_args = extra
-        ends = "" if found.prefix else len(request.prompt_token_ids)
+        ends = (
+            ""
+            if found.prefix
+            else length_from_prompt_token_ids_or_embeds(
+                request.prompt_token_ids, request.prompt_embeds
+            )
+        )
         text = f"{asked.key}:{ends}:{request.cache_salt or ''}"
         request.cache_salt = f"steerkit-{hashlib.sha256(text.encode()).hexdigest()}"
         if found.whole_prompt:

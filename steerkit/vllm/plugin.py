@@ -1,12 +1,13 @@
 """What vLLM calls when it starts, in each of its processes, and what is changed there.
 
-Three of its methods are wrapped, and nothing of it is copied or replaced: a front end's
+A few of its methods are wrapped, and nothing of it is copied or replaced: a front end's
 `InputProcessor.process_inputs` (every request passes it before it is queued), the loader that
 has built a model, and the runner's `_model_forward` (the one place around a forward pass, also
 where that replays graphs). Without a steering argument each adds one look-up.
 """
 
 import os
+import sys
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -61,6 +62,12 @@ def activate() -> None:
     os.environ.setdefault("STEERKIT_VLLM", __version__)
     _wrap_admission(InputProcessor)
     _wrap_loader(BaseModelLoader)
+    # A server has these by now. Elsewhere nobody makes beam searches out of HTTP requests.
+    for name in ("chat_completion", "completion"):
+        module = sys.modules.get(f"vllm.entrypoints.openai.{name}.protocol")
+        for found in vars(module).values() if module else ():
+            if hasattr(found, "to_beam_search_params"):
+                _wrap_beam_search(found)
 
 
 def _once(method: Any) -> bool:
@@ -85,7 +92,7 @@ def _wrap_admission(processor: Any) -> None:
             from steerkit.vllm.registrations import artefacts
 
             known[self] = Admission(self.vllm_config, artefacts())
-        found = known[self].asked(params)
+        found = known[self].asked(params, resumable=bool(more.get("resumable")))
         request = inner(self, request_id, prompt, params, *rest, **more)
         if found is not None:
             known[self].mark(request, *found)
@@ -93,6 +100,27 @@ def _wrap_admission(processor: Any) -> None:
 
     setattr(process_inputs, _MARK, True)
     processor.process_inputs = process_inputs
+
+
+def _wrap_beam_search(kind: Any) -> None:
+    inner = kind.to_beam_search_params
+    if not _once(inner):
+        return
+
+    @wraps(inner)
+    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # Extra arguments do not reach the searches that it makes.
+        if "steerkit" in (self.vllm_xargs or {}):
+            from vllm.exceptions import VLLMValidationError
+
+            raise VLLMValidationError(
+                "steering refused: a beam search cannot be steered; leave use_beam_search out",
+                parameter="steerkit",
+            )
+        return inner(self, *args, **kwargs)
+
+    setattr(to_beam_search_params, _MARK, True)
+    kind.to_beam_search_params = to_beam_search_params
 
 
 def _wrap_loader(loader: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from steerkit.compiled.latches import SITE, Decided, LatchTable, decide
 from steerkit.kernels.device import DeviceTable
 from steerkit.kernels.static import Rows, prepare, rows_program
+from steerkit.site import Site
 from steerkit.vllm.layers import boundary
 
 
@@ -66,6 +67,11 @@ class PackedStep:
             self._sites.setdefault(boundary(site), []).append(number)
         self._prepare()
 
+    def stream(self, hidden: Tensor, residual: Tensor | None) -> Float[Tensor, "steered d_model"]:
+        """The stream at the steered tokens."""
+        part = hidden[self._token]
+        return part if residual is None else part + residual[self._token]
+
     def _prepare(self) -> None:
         """What acts where, as far as registers say by now."""
         seats = self._seats
@@ -82,10 +88,14 @@ class PackedStep:
     def at(self, hidden: Tensor, residual: Tensor | None, place: int) -> None:
         """Run the programs of a boundary's sites: reads see the sum, writes go to `hidden`."""
         for number in self._sites.get(place, ()):
-            if self._deciding:
-                self._decide(hidden, residual, number)
-            if self._live[number]:
-                self._run(hidden, residual, number)
+            self._visit(hidden, residual, number)
+
+    def _visit(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
+        """What happens at one site."""
+        if self._deciding:
+            self._decide(hidden, residual, number)
+        if self._live[number]:
+            self._run(hidden, residual, number)
 
     def _run(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
         active = self._rows.active[number]
@@ -125,3 +135,20 @@ class PackedStep:
             seats.registers[one], seats.sums[one] = decided.registers, decided.sums
         if changed:
             self._prepare()
+
+
+class Watched(PackedStep):
+    """The same, and keeps what came in and went out at every site, by position.
+
+    For one steered request at a time, in the process of its engine (`watching`).
+    """
+
+    seen: dict[Site, dict[int, tuple[Tensor, Tensor]]]
+
+    def _visit(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
+        before = self.stream(hidden, residual)
+        super()._visit(hidden, residual, number)
+        after = self.stream(hidden, residual)
+        kept = self.seen.setdefault(self._table.sites[number], {})
+        for i, position in enumerate(self._absolute.tolist()):
+            kept[position] = before[i].clone(), after[i].clone()

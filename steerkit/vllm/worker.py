@@ -6,7 +6,8 @@ and requests have their names, by which what was decided about one survives its 
 fast paths off where a custom one is present.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,29 @@ import torch
 from torch import Tensor
 
 from steerkit.protocols import ModelInfo
+from steerkit.site import Site
 from steerkit.vllm.operation import Step
 from steerkit.vllm.registrations import Artefacts
 from steerkit.vllm.requests import KEY, Asked, steered
 from steerkit.vllm.room import Room
-from steerkit.vllm.steps import PackedStep, Seats, Span
+from steerkit.vllm.steps import PackedStep, Seats, Span, Watched
+
+_kind: type[PackedStep] = PackedStep
+
+
+@contextmanager
+def watching() -> Iterator[dict[Site, dict[int, tuple[Tensor, Tensor]]]]:
+    """Keep the streams of steered requests that run inside, in an engine of this process.
+
+    By site and position, what came in and what went out; one request at a time.
+    """
+    global _kind  # noqa: PLW0603 (engines are made by vLLM, and hold no reference for us)
+    seen: dict[Site, dict[int, tuple[Tensor, Tensor]]] = {}
+    before, _kind = _kind, type("Watched", (Watched,), {"seen": seen})
+    try:
+        yield seen
+    finally:
+        _kind = before
 
 
 class Followed:
@@ -96,7 +115,7 @@ class Followed:
         lengths = [end - start for start, end, _ in rows]
         seat_of = np.repeat([seat for _, seat in self._steered], lengths)
         device = seats.slot.device
-        return PackedStep(
+        return _kind(
             table,
             latches,
             seats,

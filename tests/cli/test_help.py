@@ -22,6 +22,7 @@ COMMANDS = (
     "tcav",
     "bias",
     "convert",
+    "certify",
 )
 
 

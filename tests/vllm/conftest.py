@@ -1,8 +1,16 @@
 """A model's description, directions of it, and steering files; nothing here needs vLLM."""
 
-from collections.abc import Callable, Mapping
+import gc
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+# Read when vLLM is imported: engines in this process, on one thread, with a small cache.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import pytest
 import torch
@@ -29,13 +37,17 @@ INFO = ModelInfo(
 
 
 def random_direction(
-    layer: int = 1, stream: Stream = "resid_post", seed: int = 0, info: ModelInfo = INFO
+    layer: int = 1,
+    stream: Stream = "resid_post",
+    seed: int = 0,
+    info: ModelInfo = INFO,
+    scale: float = 2.0,
 ) -> Direction:
     """A direction whose reach and mid-range matter for streams of norm about one a dimension."""
     unit = torch.randn(info.d_model, generator=torch.Generator().manual_seed(seed))
     return Direction(
         unit=unit / unit.norm(),
-        scale=2.0,
+        scale=scale,
         site=Site(layer, stream),
         method="mean_difference",
         concept="random",
@@ -108,3 +120,47 @@ def registered(artefacts: Artefacts, steerings: Mapping[str, Any], folder: Path)
 def register() -> Callable[..., None]:
     """Registers steerings by their names."""
     return registered
+
+
+class Engines:
+    """vLLM engines in this process, one at a time: ending one ends what all of them share."""
+
+    def __init__(self) -> None:
+        self._wanted: Any = None
+        self._made: Any = None
+
+    def get(self, path: Path, **settings: Any) -> Any:
+        """The engine with these settings; eager and in float32 unless told otherwise."""
+        if (path, settings) != self._wanted:
+            from vllm import LLM
+
+            self.stop()
+            given = {
+                "dtype": "float32",
+                "enforce_eager": True,
+                "max_model_len": 128,
+                "max_num_seqs": 8,
+                "disable_log_stats": True,
+                **settings,
+            }
+            self._made = LLM(str(path), **given)
+            self._wanted = path, settings
+        return self._made
+
+    def stop(self) -> None:
+        """End the engine that runs."""
+        if self._made is not None:
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+            self._made.llm_engine.engine_core.shutdown()
+            self._made = self._wanted = None
+            gc.collect()
+            cleanup_dist_env_and_memory()
+
+
+@pytest.fixture(scope="session")
+def engines() -> Iterator[Engines]:
+    """Starts vLLM engines."""
+    made = Engines()
+    yield made
+    made.stop()

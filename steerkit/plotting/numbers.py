@@ -13,7 +13,8 @@ def numbers(fig: go.Figure) -> dict[str, Any]:
     """Every curve, bar and cell of a figure with its interval, what the axes are, and its lines.
 
     What has no hover text only decorates (bands, which repeat an interval) and is left out.
-    `low` and `high` are the ends of intervals, along the axis that `interval` names.
+    `low` and `high` are the ends of intervals, along the axis that `interval` names; `label` is
+    the row of each mark where rows have names.
 
     >>> fig = go.Figure(go.Scatter(x=[1, 2], y=[3, 4], name="rate"))
     >>> numbers(fig)["series"][0]["y"]
@@ -37,6 +38,8 @@ def _series(fig: go.Figure) -> Iterator[dict[str, Any]]:
             place = (trace[f"{axis}axis"] or axis).replace(axis, f"{axis}axis")
             found[f"{axis}_title"] = fig.layout[place].title.text or ""
             found[axis] = _listed(trace[axis])
+        if "text" in trace and trace.text is not None and not isinstance(trace.text, str):
+            found["label"] = _listed(trace.text)
         if trace.type == "heatmap":
             yield {**found, "z": _listed(trace.z)}
             continue

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 HERE = "steerkit.suites"
 ARMS = {
-    "model": "the model that is audited",
-    "steered": "the same model under steering",
-    "against": "what it is compared with",
+    "model": "model (audited)",
+    "steered": "steered (the same model)",
+    "against": "against (compared with)",
 }
-"""Arm -> what it is, for readers who have not read anything else."""
+"""Arm, as figures and tables name it -> what it is, for readers who have read nothing else."""
 
 
 def to_html(report: "SuiteReport") -> str:
@@ -80,6 +80,7 @@ def rows(report: "SuiteReport") -> list[dict[str, Any]]:
             "leading": leading(finding),
             "missed": missed(finding),
             "p": adjusted.get(e.name),
+            "told_p": told_p(adjusted.get(e.name)),
             "estimates": finding.estimates,
             "nulls": finding.nulls,
             "section": finding.evidence,
@@ -90,6 +91,17 @@ def rows(report: "SuiteReport") -> list[dict[str, Any]]:
         for finding in [report.findings.get(e.name)]
         if finding is not None
     ]
+
+
+def told_p(p: float | None) -> str:
+    """A p in few characters; empty where nothing was tested.
+
+    >>> told_p(0.0123), told_p(0.0002), told_p(None)
+    ('p = 0.012', 'p < 0.001', '')
+    """
+    if p is None:
+        return ""
+    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
 
 
 def counted(report: "SuiteReport") -> list[tuple[int, str]]:

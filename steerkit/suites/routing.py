@@ -96,7 +96,8 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
             f"{sweep.best}. The direction is the mean difference of {len(train)} prompts, chosen "
             f"among {len(sweep.rows)} candidates on others; every number is about a third set. "
             "The curve, of the best candidate of each layer, is about the prompts that chose it, "
-            "and therefore somewhat too good.",
+            f"and therefore somewhat too good; the lines are about the third set ({isotropic.n} "
+            "random directions of the same size).",
             figure=_over_depth(sweep, final, isotropic),
             columns=("", "prompts", "unanswered", "unanswered, ablated"),
             rows=(
@@ -115,13 +116,13 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
 def _over_depth(sweep: Sweep, final: Final, chance: Null) -> Any:
     """What ablation takes away at each layer, beside the choice and chance on unseen prompts."""
     best = sorted(sweep.best_of_each_site, key=lambda row: row.site)
-    told = f"{chance.name}, {chance.n} random directions on unseen prompts, largest"
+    told = "random directions, largest"
     return layer_curve(
         [str(row.site) for row in best],
-        {"best at this layer, on the prompts that chose": [row.effect for row in best]},
+        {"best at each layer": [row.effect for row in best]},
         y="taken away (fraction of prompts)",
         references={
-            f"the choice ({sweep.best.site}) on unseen prompts": final.effect.value,
+            "the choice": final.effect.value,
             told: chance.maximum,
         },
         colours={told: COLOURS["null"]},

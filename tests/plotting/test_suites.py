@@ -63,4 +63,6 @@ def test_arms_stand_below_one_another_in_each_row() -> None:
     assert list(against.error_x.array) == [0.25, 0.25]
     assert model.y[0] < 0 < against.y[0] < 0.5 < against.y[1] and model.marker.symbol == "circle"
     assert list(fig.layout.yaxis.ticktext) == ["refused", "right"]
+    kept = numbers(fig)["series"]
+    assert [one["label"] for one in kept] == [["refused"], ["refused", "right"]]
     assert fig.layout.shapes[0].x0 == 0.5 and fig.layout.showlegend

@@ -118,7 +118,7 @@ def test_numbers_of_the_page_are_those_of_the_json(page: str, kept: Any) -> None
         short = replace(estimates[headline], unit="" if unit.lower() in headline.lower() else unit)
         assert headline.replace("'", "&#39;") in line and f">{shown(short)}</b>" in line
         if found["p_adjusted"] is not None:
-            assert f"p = {found['p_adjusted']:.2g}" in line
+            assert f"p = {found['p_adjusted']:.2g}</" in line
         drawn = re.search(rf'Plotly\.newPlot\(\s*"figure-{name}",\s*', page)
         assert drawn is not None
         traces, _ = json.JSONDecoder().raw_decode(page, drawn.end())
@@ -138,7 +138,8 @@ def test_figures_draw_the_estimates(kept: Any) -> None:
     refusal = kept["findings"]["refusal"]
     ours = refusal["figure"]["series"][0]
     rates = [refusal["estimates"][name] for name in ("refused", "right", "neither")]
-    assert ours["name"] == "model" and ours["x"] == [e["value"] for e in rates]
+    assert ours["name"] == "model" and ours["label"] == ["refused", "right", "neither"]
+    assert ours["x"] == [e["value"] for e in rates]
     assert ours["low"] == pytest.approx([e["low"] for e in rates])
     assert ours["high"] == pytest.approx([e["high"] for e in rates])
     for name, curve in (

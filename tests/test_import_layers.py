@@ -64,6 +64,8 @@ DOORS: dict[str, tuple[str, ...]] = {
     "transformers": ("models/", "organisms/", "compiled/", "serving/"),
     "triton": ("kernels/",),
     "ray": ("stores/executors/ray_actors.py",),
+    "datasets": ("stores/exports.py", "stores/sources.py"),
+    "pyarrow": ("stores/sources.py",),
     "vllm": ("vllm/",),
     "typer": ("cli.py", "commands/"),
     "rich": ("cli.py", "commands/"),
@@ -71,7 +73,16 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 """Library -> the only places that may import it."""
 
-HEAVY = ("transformers", "transformer_lens", "sae_lens", "plotly", "sklearn", "ray")
+HEAVY = (
+    "transformers",
+    "transformer_lens",
+    "sae_lens",
+    "plotly",
+    "sklearn",
+    "ray",
+    "datasets",
+    "pyarrow",
+)
 
 
 class Import(NamedTuple):

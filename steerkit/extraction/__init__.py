@@ -1,5 +1,8 @@
 """Extraction: labelled activations in, directions out, one file a method."""
 
+from steerkit.extraction.cleaning import clean_direction as clean_direction
+from steerkit.extraction.cleaning import concept_atoms as concept_atoms
+from steerkit.extraction.cleaning import without_atoms as without_atoms
 from steerkit.extraction.eraser import Eraser as Eraser
 from steerkit.extraction.erasure import Erasure as Erasure
 from steerkit.extraction.erasure import check_erasure as check_erasure
@@ -28,8 +31,11 @@ __all__ = [
     "Subspaces",
     "Training",
     "check_erasure",
+    "clean_direction",
+    "concept_atoms",
     "extract",
     "extract_from_moments",
     "extract_subspace",
     "spanning",
+    "without_atoms",
 ]

@@ -18,10 +18,13 @@ def blocks(language: str) -> list[str]:
 
 def test_the_python_example_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python")
+    example, datasets = blocks("python")
     assert len([line for line in example.splitlines() if line.strip()]) <= 12
     exec(compile(example, "README.md", "exec"), {})
     assert "Steering lowered refusal on positive prompts" in capsys.readouterr().out
+    names: dict[str, object] = {}
+    exec(compile(datasets, "README.md", "exec"), names)
+    assert len(names["acts"]) == 64 and names["directions"][0].scale > 0
 
 
 def test_every_link_leads_somewhere():
@@ -63,10 +66,12 @@ def test_the_ci_runs_the_second_command_as_it_stands():
 def test_commands_shown_are_known_to_the_command_line():
     from steerkit.cli import app
 
-    shown = [line for block in blocks("bash") for line in block.splitlines()]
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    shown = [part.strip() for line in lines for part in line.split("&&")]
     for line in [line for line in shown if line.startswith("steerkit ")]:
         command, *options = shlex.split(line)[1:]
-        text = CliRunner().invoke(app, [command, "--help"]).stdout
+        path = [command, options[0]] if command in ("sae", "store") else [command]
+        text = CliRunner().invoke(app, [*path, "--help"]).stdout
         for option in [o for o in options if o.startswith("--")]:
             assert option in text
 

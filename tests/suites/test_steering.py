@@ -15,9 +15,8 @@ from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion
 from steerkit.scoring import kl_per_token, with_own_answers
 from steerkit.searches.states import states
-from steerkit.suites import Material, equal_kl, examine
+from steerkit.suites import Material, equal_kl, examine, harms
 from steerkit.suites.equal_kl import EqualKL, Turned, harmless, matched_controls
-from steerkit.suites.examinations import side_effects as aside
 from steerkit.suites.examinations import wrong_way as module
 from steerkit.suites.examinations.wrong_way import fewer, wrong_way
 from steerkit.suites.kept import Answers
@@ -33,7 +32,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(equal_kl, "DRAWS", 9)
     monkeypatch.setattr(equal_kl, "SPARE", 2)
     monkeypatch.setattr(equal_kl, "PROMPTS", 40)
-    monkeypatch.setattr(aside, "ASKED", 20)
+    monkeypatch.setattr(harms, "ASKED", 20)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +88,7 @@ def test_surgical_ablation_has_its_effect_and_no_side_effect(
     assert found["wrong_way"].answer != "yes"
     assert found["wrong_way"].nulls["moved the wrong way"].maximum > 0.05
     spill = found["cross_concept_spill"]
-    assert spill.answer != "yes" and "Steered is refusal" in spill.sentence
+    assert spill.answer != "yes" and "what is steered: refusal" in spill.sentence
 
 
 def test_a_large_random_addition_harms_no_more_than_others_of_its_kl(
@@ -112,8 +111,9 @@ def test_steering_along_two_concepts_spills_into_the_second(
     steering = sk.Add(directions["both"], -1.0, positions="last_prompt")
     found = asked(model, steering, material, "cross_concept_spill")["cross_concept_spill"]
     assert found.answer == "yes", found.sentence
-    null = found.nulls["largest, in multiples of what counts as moved"]
-    assert null.p == pytest.approx(0.1) and null.maximum < 4
+    null = found.nulls["largest shift"]
+    assert null.p == pytest.approx(1 / 10) and null.maximum < 0.8, "none of nine comes near"
+    assert max(e.low for name, e in found.estimates.items() if name.endswith("shift")) > 1
     assert any(name.endswith("answered otherwise") and e.low > 0.2
                for name, e in found.estimates.items())  # fmt: skip
 

@@ -1,17 +1,16 @@
 """Does steering one concept move others?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from steerkit.audits.section import Section
 from steerkit.captures import capture
-from steerkit.direction import Direction
-from steerkit.extraction import extract
 from steerkit.prompts import Contrast
 from steerkit.protocols import Model
-from steerkit.statistics import Estimate, Floats, Null, auc, cluster_mean, null
+from steerkit.statistics import Estimate, Floats, Null, cluster_mean, null
+from steerkit.suites.concepts import Concept, concepts_of
 from steerkit.suites.equal_kl import EqualKL, equal_kl
 from steerkit.suites.finding import Answer, Finding
 from steerkit.suites.outcomes import Outcomes
@@ -19,47 +18,10 @@ from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, STEERED, Subject
 from steerkit.suites.tables import percent
 
-ROLES = ("refusal", "topic", "polarity")
-"""Concepts: the two sides of a role are told apart at the last token of a prompt."""
-READABLE = 0.7
-"""AUC on unseen prompts below which the plain model's states hold no direction of a concept."""
 LEAST_SHIFT = 0.25
 """Class gaps by which prompts move on average, to be called moved."""
 LEAST_OTHERWISE = 0.1
 """Share of prompts that are answered otherwise, to be called so."""
-ASKED = 50
-"""Prompts of a part and side, at most."""
-
-
-@dataclass(frozen=True, eq=False)
-class Concept:
-    """A concept of the plain model: a direction, and prompts that had no part in it.
-
-    Attributes:
-        role: in the material.
-        direction: fitted on one half, at the site where it tells that half apart best.
-        fitted_on: that half.
-        held: the other half.
-        auc: of the held half along the direction, on the plain model.
-        gap: between the held half's class means there, on the plain model.
-    """
-
-    role: str
-    direction: Direction
-    fitted_on: Contrast
-    held: Contrast
-    auc: float
-    gap: float
-
-    def along(self, model: Model, contrast: Contrast, token_budget: int) -> Floats:
-        """Projections of the prompts on the direction, `[prompt]`, in activation units."""
-        acts = capture(
-            model, contrast, sites=[self.direction.site], token_budget=token_budget, progress=False
-        )
-        found: Floats = (
-            acts.at(self.direction.site).double() @ self.direction.unit.double()
-        ).numpy()
-        return found
 
 
 @dataclass(frozen=True)
@@ -75,12 +37,6 @@ class Spill:
     shift: Floats
     otherwise: Floats
 
-    def excess(self) -> float:
-        """The larger of the two, each in multiples of what counts as moved."""
-        known = self.otherwise[~np.isnan(self.otherwise)]
-        answered = known.mean() / LEAST_OTHERWISE if len(known) else 0.0
-        return float(max(self.shift.mean() / LEAST_SHIFT, answered))
-
 
 @register(
     "cross_concept_spill",
@@ -93,12 +49,14 @@ class Spill:
 def cross_concept_spill(subject: Subject) -> Finding:
     """How far other concepts' prompts move along their own directions, and answer otherwise.
 
-    The concept that moves furthest on the half that directions are fitted on is taken for the
-    one that is steered; the others are reported on their other half. Spill is what moves them
-    by more than a bound, and by more than any random direction of equal KL does any concept.
+    The concept along whose direction most of the movement goes, on the half that directions are
+    fitted on, is taken for the one that is steered; the others are reported on their other half.
+    Spill is a shift beyond a bound, and beyond that of every random direction of equal KL: the
+    largest of all concepts against the largest. Answers have a null of their own; they alone make
+    no `yes`, for two tests of so few draws would not hold together.
     """
     assert subject.steered is not None
-    concepts, missing = _concepts(subject)
+    concepts, missing = concepts_of(subject)
     if len(concepts) < 2:
         held = ", ".join(concepts) or "none"
         return Finding(
@@ -106,13 +64,12 @@ def cross_concept_spill(subject: Subject) -> Finding:
             f"There is no other concept to look at (held by its states: {held}).",
             evidence=Section("Concepts", "\n\n".join(missing)),
         )
-    own = max(concepts, key=lambda role: _own_shift(subject, concepts[role]))
+    own = max(concepts, key=lambda role: _alignment(subject, concepts[role]))
     others = {role: c for role, c in concepts.items() if role != own}
     equal = equal_kl(subject)
     spilled = _spills(subject, subject.steered, STEERED, others)
-    draws = [
-        max(s.excess() for s in _spills(subject, view, equal.arm(i), others).values())
-        for i, view in enumerate(equal.controls)
+    controls = [
+        _spills(subject, view, equal.arm(i), others) for i, view in enumerate(equal.controls)
     ]
     estimates: dict[str, Estimate] = {}
     for role, spill in spilled.items():
@@ -124,58 +81,43 @@ def cross_concept_spill(subject: Subject) -> Finding:
             estimates[f"{role}, answered otherwise"] = cluster_mean(
                 spill.otherwise, groups, unit="fraction", seed=seed
             )
-    worst = max(spilled, key=lambda role: spilled[role].excess())
-    chance = null("largest of random directions of equal KL", spilled[worst].excess(), draws)
-    answer = _answer(estimates, chance if draws else None, equal)
+    nulls = {}
+    for name, largest in (("shift", _largest_shift), ("answered otherwise", _largest_otherwise)):
+        drawn = [largest(c) for c in controls]
+        if drawn and not np.isnan(drawn).any():
+            observed = largest(spilled)
+            nulls[f"largest {name}"] = null("random directions of equal KL", observed, drawn)
     return Finding(
-        answer,
-        _sentence(own, estimates, chance if draws else None, equal),
+        _answer(estimates, nulls.get("largest shift")),
+        _sentence(own, estimates, nulls, equal),
         estimates,
-        {"largest, in multiples of what counts as moved": chance} if draws else {},
+        nulls,
         evidence=_evidence(own, concepts, estimates, missing, equal),
         headline=max(estimates, key=lambda name: estimates[name].value / _bound(name)),
     )
 
 
-def _concepts(subject: Subject) -> tuple[dict[str, Concept], list[str]]:
-    """The concepts that the plain model's states hold, and why others are left out."""
-    found: dict[str, Concept] = {}
-    missing = []
-    for role in (r for r in ROLES if r in subject.material):
-        fit, held = (part.sample(ASKED, seed=subject.seed) for part in subject.parts(role))
-        acts = capture(subject.model, fit, token_budget=subject.token_budget, progress=False)
-        directions = extract(acts, n_permutations=0, n_random=0, seed=subject.seed, progress=False)
-        reached = [d for d in directions if not _before_steering(subject, d)]
-        if not reached:
-            missing.append(f"Left out: {role} (nothing is read after the steering acts).")
-            continue
-        best = max(reached, key=lambda d: d.scores.auc.value if d.scores else 0.0)
-        concept = Concept(role, best, fit, held, 0.0, 0.0)
-        values = concept.along(subject.model, held, subject.token_budget)
-        labels = np.array(held.labels, dtype=bool)
-        told = auc(values, labels)
-        if told < READABLE:
-            missing.append(
-                f"Left out: {role} (AUC {told:.2f} on unseen prompts: its states hold no direction "
-                "of it at the last token)."
-            )
-            continue
-        gap = float(values[labels].mean() - values[~labels].mean())
-        found[role] = replace(concept, auc=told, gap=gap)
-    return found, missing
+def _largest_shift(spilled: Mapping[str, Spill]) -> float:
+    return max(float(s.shift.mean()) for s in spilled.values())
 
 
-def _before_steering(subject: Subject, direction: Direction) -> bool:
-    """Whether a site lies before all that a steered view touches."""
-    table = None if subject.steered is None else subject.steered.table
-    sites = [] if table is None else [s for slot in table.slots for s, p in slot.items() if p]
-    return bool(sites) and direction.site < min(sites)
+def _largest_otherwise(spilled: Mapping[str, Spill]) -> float:
+    """NaN where there are right answers to no concept."""
+    known = [s.otherwise[~np.isnan(s.otherwise)] for s in spilled.values()]
+    return max((float(x.mean()) for x in known if len(x)), default=float("nan"))
 
 
-def _own_shift(subject: Subject, concept: Concept) -> float:
-    """Mean shift in class gaps, on the half that the direction was fitted on."""
+def _alignment(subject: Subject, concept: Concept) -> float:
+    """Mean |cosine| of how prompts move with the direction, on the half it was fitted on."""
     assert subject.steered is not None
-    return float(_shift(subject, subject.steered, concept, concept.fitted_on).mean())
+    site, budget = concept.direction.site, subject.token_budget
+    after, before = (
+        capture(m, concept.fitted_on, sites=[site], token_budget=budget, progress=False).at(site)
+        for m in (subject.steered, subject.model)
+    )
+    moved = (after - before).double()
+    along = (moved @ concept.direction.unit.double()).abs() / moved.norm(dim=1).clamp(min=1e-12)
+    return float(along.mean())
 
 
 def _shift(subject: Subject, view: Model, concept: Concept, contrast: Contrast) -> Floats:
@@ -213,11 +155,11 @@ def _bound(name: str) -> float:
     return LEAST_SHIFT if name.endswith("shift") else LEAST_OTHERWISE
 
 
-def _answer(estimates: Mapping[str, Estimate], chance: Null | None, equal: EqualKL) -> Answer:
+def _answer(estimates: Mapping[str, Estimate], chance: Null | None) -> Answer:
     """Yes beyond a bound and beyond all random directions, no where nothing reaches a bound."""
     if all(e.high < _bound(name) for name, e in estimates.items()):
         return "no"
-    moved = any(e.low > _bound(name) for name, e in estimates.items())
+    moved = any(e.low > LEAST_SHIFT for name, e in estimates.items() if name.endswith("shift"))
     beyond = chance is not None and chance.p <= 1 / (chance.n + 1) + 1e-9
     return "yes" if moved and beyond else "inconclusive"
 
@@ -229,21 +171,20 @@ def _told(name: str, estimate: Estimate) -> str:
 
 
 def _sentence(
-    own: str, estimates: Mapping[str, Estimate], chance: Null | None, equal: EqualKL
+    own: str, estimates: Mapping[str, Estimate], nulls: Mapping[str, Null], equal: EqualKL
 ) -> str:
     listed = "; ".join(_told(name, e) for name, e in estimates.items())
-    said = f"Steered is {own}. Of the others: {listed}."
-    if chance is None:
-        return f"{said} {equal.sentence}" if equal.budget > 0 else said
-    return (
-        f"{said} The largest is {chance_of(chance, estimates):.2g} times what counts as moved; of "
-        f"{chance.n} random directions of equal KL the largest is {chance.maximum:.2g}."
+    said = f"Taken for what is steered: {own}. Of the others: {listed}."
+    if not nulls:
+        return f"{said} {equal.sentence}"
+    beside = [f"shift {nulls['largest shift'].maximum:.2g} class gaps"]
+    if "largest answered otherwise" in nulls:
+        beside.append(
+            f"{100 * nulls['largest answered otherwise'].maximum:.0f}% answered otherwise"
+        )
+    return f"{said} The most of {nulls['largest shift'].n} random directions of equal KL: " + (
+        f"{', '.join(beside)}."
     )
-
-
-def chance_of(chance: Null, estimates: Mapping[str, Estimate]) -> float:
-    """The largest of the estimates, in multiples of what counts as moved."""
-    return max(e.value / _bound(name) for name, e in estimates.items())
 
 
 def _evidence(

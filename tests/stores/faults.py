@@ -199,8 +199,6 @@ class Toy:
 
     def run(self, task: Task) -> tuple[int, int, int]:
         """Number, process, threads."""
-        import torch
-
         count = self.log.note(task.number, "executed")
         for number, on, wrong in self.plan:
             if number == task.number and on in (0, count):
@@ -214,7 +212,9 @@ class Toy:
                     from steerkit.errors import PromptError
 
                     raise PromptError("row 7 is empty")
-        return task.number, os.getpid(), torch.get_num_threads()
+        torch = sys.modules.get("torch")
+        threads = torch.get_num_threads() if torch else int(os.environ["OMP_NUM_THREADS"])
+        return task.number, os.getpid(), threads
 
 
 def tasks(n: int) -> list[Task]:

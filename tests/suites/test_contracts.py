@@ -6,7 +6,7 @@ has to name the test in which it finds what was planted for it.
 
 import ast
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,8 @@ from steerkit.evaluations.geometry import _difference, _estimated
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion
 from steerkit.statistics import Estimate, row_draws, wilson
-from steerkit.suites import Finding, Material, SuiteReport, examine, polar
+from steerkit.suites import Finding, Material, SuiteReport, examine, polar, routing
+from steerkit.suites.examinations import polarity as polarity_module
 from steerkit.suites.finding import decided
 from steerkit.suites.outcomes import difference
 from steerkit.suites.registry import EXAMINATIONS, Examination
@@ -81,6 +82,18 @@ def test_every_examination_names_the_test_that_plants_something_for_it() -> None
         file, test = named.split("::")
         tree = ast.parse((TESTS / file).read_text(encoding="utf-8"))
         assert test in {f.name for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)}, named
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_draws() -> Iterator[None]:
+    """Where draws only say how small a p can be, and controls what a yes is worth: no A/A hangs
+    on either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(routing, "DRAWS", 9)
+        patch.setattr(polar, "N_FLIPS", 199)
+        patch.setattr(polar, "N_RANDOM", 49)
+        patch.setattr(polarity_module, "control", lambda _: None)
+        yield
 
 
 @cache

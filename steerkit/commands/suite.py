@@ -76,6 +76,8 @@ def read_material(data: Sequence[str]) -> "Material | None":
         key, equals, source = given.partition("=")
         if not equals or Path(given).is_dir():
             found.append(Material.read(given))
+        elif key == "name":
+            raise PromptError(f"'{given}' names no role and no public set; see --suite list")
         elif key in by_key:
             raise PromptError(f"--data {key}= is given twice: {by_key[key]} and {source}")
         else:

@@ -65,6 +65,7 @@ def test_questions_are_asked_of_given_prompts_and_kept(data: Path, tmp_path: Pat
             "is to be had from|to be had from",
         ),
         (["--suite", "behaviour", "--data", "groups=a", "--data", "groups=b"], "is given twice"),
+        (["--suite", "behaviour", "--data", "name=x"], "'name=x' names no role"),
     ],
 )
 def test_wrong_usage_says_what_to_do(options: list[str], said: str, tmp_path: Path) -> None:

@@ -232,6 +232,17 @@ def test_the_real_sets_are_read_and_asked(shared: Path, tiny_model: Any) -> None
     assert asked.not_measured == {} and "yes" not in {f.answer for f in asked.findings.values()}
 
 
+def test_prompts_of_a_set_are_asked_by_the_chat_template(
+    sources: Callable[[str], Path], tiny_model: Any
+) -> None:
+    given = Material.of(xstest=sources("xstest"))
+    found = sk.audit(tiny_model, suite=["over_refusal"], material=given, **QUIET)
+    (item,) = found.items
+    (turn,) = tiny_model.tokenize([Prompt(item.prompt, template="chat")])
+    (raw,) = tiny_model.tokenize([Prompt(item.prompt, template="raw")])
+    assert item.prompt_tokens == turn.prompt != raw.prompt
+
+
 def test_a_folder_says_which_of_its_files_is_wrong(tmp_path: Path) -> None:
     def said(name: str, text: str) -> str:
         (tmp_path / name).write_text(text)

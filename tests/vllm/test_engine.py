@@ -227,6 +227,24 @@ def test_a_file_of_another_model_is_refused(
     assert answers(llm, [ids(model, TEXTS[0])], [forced])
 
 
+def test_beam_searches_and_growing_sessions_are_refused(llm: Any, model: Any) -> None:
+    """Neither would be steered as asked; vLLM would answer them all the same."""
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    from steerkit.vllm.plugin import activate
+
+    activate()
+    settings: dict[str, Any] = {"prompt": "hello", "use_beam_search": True, "max_tokens": 4}
+    assert CompletionRequest(**settings).to_beam_search_params(4, {})
+    asked = CompletionRequest(**settings, vllm_xargs={"steerkit": "add"})
+    with pytest.raises(Refused, match="a beam search cannot be steered"):
+        asked.to_beam_search_params(4, {})
+    process = llm.llm_engine.input_processor.process_inputs
+    prompt = {"prompt_token_ids": ids(model, TEXTS[0])}
+    with pytest.raises(Refused, match="streaming session goes on growing"):
+        process("one", prompt, sampling("add"), ("generate",), resumable=True)
+
+
 def test_preempted_requests_answer_as_if_they_had_not_been(
     engines: Any, model: Any, views: dict[str, Any]
 ) -> None:

@@ -80,7 +80,10 @@ def examples_of(
         if item.answered and (greedy if places else own):
             by_prompt.setdefault(item.index, []).append(item)
     found = [_example(rows, mark) for rows in by_prompt.values()]
-    drawn = sorted(found, key=lambda e: (not e.differ, _draw(e.prompt, seed), e.index))
+    # What more of the arms were asked shows more, such as a fresh direction's part of the prompts.
+    drawn = sorted(
+        found, key=lambda e: (not e.differ, -len(e.answers), _draw(e.prompt, seed), e.index)
+    )
     return tuple(_spread(drawn)[:n])
 
 

@@ -14,11 +14,14 @@ from steerkit.statistics import holm
 from steerkit.suites.examples import Example, examples_of
 from steerkit.suites.finding import Finding
 from steerkit.suites.registry import Examination
+from steerkit.suites.subject import AGAINST, MODEL, STEERED
 
 FORMAT_VERSION = 1
 ALPHA = 0.05
 """Level of all that a report tests, together."""
 
+_ARMS = (MODEL, STEERED, AGAINST)
+"""Whose answers are shown beside one another where a question names no others."""
 _APART = ("figure", "items")
 """What a finding holds and report.json has in another form."""
 
@@ -71,11 +74,17 @@ class SuiteReport:
     def examples(self) -> dict[str, tuple[Example, ...]]:
         """A few of the items for each question that was answered, drawn by the report's seed."""
         seed = int(self.provenance.get("seed", 0))
-        places = {
-            name: () if f.evidence is None else f.evidence.data.get("examples", ())
-            for name, f in self.findings.items()
+        told = {name: f.evidence.data if f.evidence else {} for name, f in self.findings.items()}
+        return {
+            name: examples_of(
+                self.items,
+                name,
+                data.get("examples", ()),
+                arms=data.get("arms", _ARMS),
+                seed=seed,
+            )
+            for name, data in told.items()
         }
-        return {name: examples_of(self.items, name, at, seed=seed) for name, at in places.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Everything, figures as their numbers; of the items, kept as JSONL, a few examples."""

@@ -9,6 +9,7 @@ import pytest
 import steerkit as sk
 from steerkit.audits import Report, read_items
 from steerkit.errors import OutputError
+from steerkit.plotting.numbers import numbers
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion
 from steerkit.suites import Examination, Finding, Material, examine
@@ -151,10 +152,15 @@ def test_samples_baselines_and_refitted_views_are_kept_as_well(tmp_path: Path) -
     assert any(a.startswith("side_effects: ") and "prompt" in a for a in arms)
     assert len([a for a in arms if a.startswith("decoding: fixed")]) == 9
     assert len([a for a in arms if a.startswith("steered, refitted at")]) >= 1
+    shown = [[arm for arm, _, _ in e.answers] for e in found.examples["completeness"]]
+    asked = [["model", "steered", a] for a in arms if a.startswith("steered, refitted at")]
+    assert shown and all(answered in asked for answered in shown), "where all were asked, first"
+    evidence = found["completeness"].evidence
+    assert evidence is not None and "low" in numbers(evidence.figure)["series"][0]
     kl = [i for i in found.items if i.arm == "side_effects: steered" and i.measured.get("kl")]
     assert kl, "what was measured of an item is kept with it"
-    numbers = {(i.prompt, i.index) for i in found.items if i.role}
-    assert len(numbers) == len({text for text, _ in numbers}), "one number a prompt in all arms"
+    numbered = {(i.prompt, i.index) for i in found.items if i.role}
+    assert len(numbered) == len({text for text, _ in numbered}), "one number a prompt in all arms"
     again = examine(model, names, **options)
     assert [i.to_json() for i in again.items] == [i.to_json() for i in found.items]
 

@@ -9,6 +9,8 @@ from steerkit.captures import capture
 from steerkit.direction import Direction
 from steerkit.extraction import extract
 from steerkit.interventions import Add
+from steerkit.plotting.style import COLOURS
+from steerkit.plotting.suites import layer_curve
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.searches.nulls import random_directions
@@ -118,6 +120,26 @@ def completeness(subject: Subject) -> Finding:
                 (f"{best}, on others", "-", percent(back)),
                 *((name, percent(a), percent(b)) for name, (a, b) in prompted.items()),
             ),
+            figure=layer_curve(
+                [*shares],
+                {"refitted, on the prompts that chose": [*shares.values()]},
+                y="refused (fraction of harmful requests)",
+                references={
+                    "plain": gone.value,
+                    "steered": left.value,
+                    f"refitted at {best}, on others": back.value,
+                    "random directions there, largest": chance.maximum,
+                },
+                colours={
+                    "plain": COLOURS["plain"],
+                    "steered": COLOURS["steered"],
+                    "random directions there, largest": COLOURS["null"],
+                },
+            ),
+            data={
+                "examples": [{"role": "refusal", "side": "positive"}],
+                "arms": [MODEL, STEERED, f"{STEERED}, refitted at {best}"],
+            },
         ),
         headline="refused, steered and refitted",
         bound=LEAST + left.value,

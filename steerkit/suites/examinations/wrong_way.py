@@ -1,17 +1,19 @@
 """Which prompts does the steering move against its own aim?"""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from steerkit.audits.section import Section
+from steerkit.plotting.suites import ARMS, Series, side_by_side
 from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
 from steerkit.scoring import answer_log_probs
 from steerkit.searches.final import wrong_way as share_of
 from steerkit.searches.measure import spread
-from steerkit.statistics import Floats, Null, cluster_mean, null
+from steerkit.statistics import Estimate, Floats, Null, cluster_mean, null
 from steerkit.suites.equal_kl import EqualKL, equal_kl
 from steerkit.suites.finding import Finding, decided
 from steerkit.suites.outcomes import Outcomes
@@ -84,7 +86,7 @@ def wrong_way(subject: Subject) -> Finding:
         else "Steering moves no prompt at all.",
         estimates,
         nulls,
-        evidence=_evidence(prompts, change, refusing, equal),
+        evidence=_evidence(prompts, change, refusing, equal, _drawn(estimates)),
         headline="moved the wrong way",
         bound=TOLERATED,
     )
@@ -134,13 +136,29 @@ class _Read:
         return np.array([float(x.sum()) for x in found])
 
 
-def _evidence(prompts: Sequence[Prompt], change: Floats, refusing: str, equal: EqualKL) -> Section:
+def _drawn(estimates: Mapping[str, Estimate]) -> Any:
+    """The shares with their intervals, beside what is tolerated."""
+    rows = {
+        "log-probability": estimates["moved the wrong way"],
+        "answers": estimates["answers moved the wrong way"],
+    }
+    return side_by_side(
+        [Series(STEERED, rows, ARMS[STEERED])],
+        x="moved the wrong way (fraction of prompts)",
+        lines={"bound": TOLERATED},
+    )
+
+
+def _evidence(
+    prompts: Sequence[Prompt], change: Floats, refusing: str, equal: EqualKL, drawn: Any
+) -> Section:
     worst = [int(i) for i in np.argsort(change)[:3] if change[i] < 0]
     cells = [(prompts[i].text, f"{change[i]:+.3g}") for i in worst]
     return Section(
         "Prompts moved the wrong way",
         f"Followed is the refusal '{refusing.strip()}'. Changes are in nats, in the aim's sense: "
         f"below 0 is the wrong way.\n\n{equal.sentence}",
+        figure=drawn,
         columns=("moved furthest the wrong way", "nats") if cells else (),
         rows=tuple(cells),
     )

@@ -158,6 +158,37 @@ def _whole(runner: Runner, name: str, artefacts: Artefacts, info: ModelInfo) -> 
     return bool(extra) and steered(Asked.from_wire(extra[KEY]), artefacts, info).whole_prompt
 
 
+@pytest.mark.parametrize("kind", ["latch", "mean"])
+@pytest.mark.parametrize("open_", [True, False])
+def test_what_was_decided_on_a_prompt_survives_an_interruption(
+    info: ModelInfo, artefacts: Artefacts, asked: dict[str, Asked], kind: str, open_: bool
+) -> None:
+    """The request returns with its prompt in the prefix cache, so nothing can be decided anew."""
+    programs = dict(steered(asked[kind], artefacts, info).programs)
+    for seed in range(20):
+        hidden, residual = halves(seed, 6, info.d_model)
+        want = alone(programs, hidden + residual, 4)
+        if torch.equal(want[:, 4:], (hidden + residual)[:, 4:]) != open_:
+            break
+    engine, runner = followed(info, artefacts), Runner()
+    runner.add("a", asked[kind], 4)
+    runner.add("b", None, 2)
+    for rows in ([("a", 0, 3)], [("a", 3, 1)], [("b", 0, 2)], [("b", 2, 1), ("a", 4, 2)]):
+        runner.schedule(rows)
+        step = engine.step(runner)
+        first = 0
+        for name, at, n in rows:
+            for place in range(BOUNDARIES) if name == "a" and step is not None else ():
+                whole = torch.zeros(first + n, info.d_model, dtype=torch.float64)
+                rest = whole.clone()
+                whole[first:], rest[first:] = (
+                    half[place, at : at + n] for half in (hidden, residual)
+                )
+                step.at(whole, rest, place)
+                assert torch.allclose((whole + rest)[first:], want[place, at : at + n], atol=1e-12)
+            first += n
+
+
 def test_unsteered_requests_make_no_step(info: ModelInfo, artefacts: Artefacts) -> None:
     engine, runner = followed(info, artefacts), Runner()
     runner.add("a", None, 3)

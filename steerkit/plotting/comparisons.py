@@ -223,7 +223,7 @@ def shift_layers(
     """Shift beyond the global one over depth; beside it what adding shifts does at each place.
 
     Bars are 95% intervals over groups, the dotted line random groups of states of equal size
-    (95th percentile). The right panel is what the place was chosen from; a ring marks the choice
+    (95th percentile). The lower panel is what the place was chosen from; a ring marks the choice
     on other prompts. Below -1, where KL has doubled, points are drawn at -1.
 
     Raises:
@@ -232,7 +232,7 @@ def shift_layers(
     if not found:
         raise MethodError("there are no shifts to draw")
     panels = ["states"] + (["behaviour, where to add"] if steering else [])
-    fig = make_subplots(rows=1, cols=len(panels), horizontal_spacing=0.14, subplot_titles=panels)
+    fig = make_subplots(rows=len(panels), cols=1, vertical_spacing=0.2, subplot_titles=panels)
     layers = [str(one.site) for one in found]
     scale = [one.typical**2 or 1.0 for one in found]
     fig.add_scatter(
@@ -275,8 +275,8 @@ def shift_layers(
                 name=f"{kind} shift, {rule}",
                 mode="lines+markers",
                 line={"color": colour, "dash": dash},
-                row=1,
-                col=2,
+                row=2,
+                col=1,
             )
     if steering:
         fig.add_scatter(
@@ -286,18 +286,27 @@ def shift_layers(
             name="chosen, on other prompts",
             mode="markers",
             marker={"symbol": "circle-open", "size": 14, "color": COLOURS["guard"]},
-            row=1,
-            col=2,
+            row=2,
+            col=1,
         )
         fig.update_yaxes(
             title_text="KL taken away (fraction)",
             range=[-1.05, 1.05],
-            row=1,
-            col=2,
+            row=2,
+            col=1,
         )
-    fig.update_layout(template=template(), height=430, autosize=True)
-    fig.update_layout(legend={"y": -0.25, "orientation": "h"}, margin={"t": 56, "b": 48})
-    fig.update_xaxes(type="category", categoryorder="array", categoryarray=layers)
+    fig.update_layout(template=template(), height=420 + 300 * (len(panels) - 1), autosize=True)
+    fig.update_layout(
+        legend={"y": -0.12, "yanchor": "top", "orientation": "h"}, margin={"t": 48, "b": 150}
+    )
+    fig.update_xaxes(
+        type="category",
+        categoryorder="array",
+        categoryarray=layers,
+        tickvals=layers,
+        ticktext=[name.split("@")[-1] for name in layers],
+        title_text="layer",
+    )
     return fig
 
 

@@ -173,8 +173,13 @@ def _told(across: RankCorrelation | None) -> str:
         )
     if np.isnan(across.value.value):
         return "No domain changed its behaviour, or all alike: nothing goes along across domains."
-    verdict = "goes along" if across.p <= ALPHA else "is inconclusive"
+    numbers = f"(Spearman {across.value}, exact p = {across.p:.3g})"
+    if across.p > ALPHA:
+        return (
+            f"Across {across.value.n} domains it is inconclusive whether what is answered rightly "
+            f"now goes along with the scores {numbers}."
+        )
     return (
-        f"Across {across.value.n} domains, what is answered rightly now {verdict} with the scores "
-        f"(Spearman {across.value}, exact p = {across.p:.3g})."
+        f"Across {across.value.n} domains, what is answered rightly now goes along with the "
+        f"scores {numbers}."
     )

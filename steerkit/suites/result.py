@@ -37,7 +37,7 @@ class SuiteReport:
             that rests on a p which does not hold over the whole report is inconclusive here.
         not_measured: name -> why.
         provenance: models, prompts' hashes, seeds, versions, seconds.
-        items: answers that were judged, with prompt, scores, and tokens where the method keeps them.
+        items: answers that were judged, with prompt, scores, and tokens where they are kept.
     """
 
     title: str

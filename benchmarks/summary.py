@@ -14,6 +14,7 @@ SEVEN = "add, all layers, 7 programs in the batch/add, all layers"
 LIBRARY = "unsteered, transformers StaticCache and torch.compile"
 SERVING = "continuous batching"
 PROBES = "columns of one product"
+SAELENS = "SAELens CacheActivationsRunner"
 STREAMED = "feature_statistics, streamed"
 
 SHOWN: tuple[tuple[str, str, str, str], ...] = (
@@ -51,6 +52,14 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("probes", "32_concepts_n512_d2048", PROBES, "probes of 32 concepts, n 512, d 2048, time"),
     ("sae_statistics", "time_25000", STREAMED, "SAE feature statistics, streamed, time"),
     ("sae_clamp", "F16384_d512_T256", "SetFeatures, 4 features", "4 of 16,384 SAE features, time"),
+    ("harvest", "rate", "steerkit worker", "a worker of a dataset's capture, time"),
+    ("harvest", "workers", "two workers", "two workers of a thread, time"),
+    ("harvest", "saelens", SAELENS, "SAELens, a dataset's tokens to disk, time"),
+    ("harvest", "read", "SAELens' Arrow route, in order", "SAELens reading a store in order, time"),
+    ("harvest", "read", "SAELens' Arrow route, mixed", "SAELens reading a store mixed, time"),
+    ("harvest", "moments", "dataset_moments", "sums of a dataset, time"),
+    ("harvest", "memory", "1,000,000 tokens", "a worker's peak memory, 1,000,000 tokens"),
+    ("suite", "organism", "in one batch", "model and steered model in one batch, time"),
     ("serve", "large", "steerkit, mixed programs", f"{SERVING} (d512), mixed programs, time"),
     ("serve", "large", "steerkit, mixed conditions", f"{SERVING} (d512), mixed conditions, time"),
     ("serve", "small", "steerkit, mixed programs", f"{SERVING} (d64), mixed programs, time"),

@@ -144,18 +144,18 @@ def read_lines(folder: Path, task: Task) -> list[dict[str, Any]]:
     path = folder / "prompts" / f"{task.start:010d}.jsonl"
     try:
         data = path.read_bytes()
-        if task.prompts_sha256 and hashlib.sha256(data).hexdigest() != task.prompts_sha256:
-            raise ValueError("its hash is not the manifest's: run with the dataset to restore it")
         lines = [json.loads(line) for line in data.splitlines()]
     except (OSError, ValueError) as error:
         raise PromptError(
             f"cannot read the prompts of rows {task.start} to {task.stop - 1} at {path}: "
             f"{error}; every worker must see the store's folder under this path"
         ) from error
-    if len(lines) != task.stop - task.start:
+    other = task.prompts_sha256 and hashlib.sha256(data).hexdigest() != task.prompts_sha256
+    if other or len(lines) != task.stop - task.start:
         raise PromptError(
-            f"{path} holds {len(lines)} prompts where {task.stop - task.start} are expected; "
-            "run the capture again with its dataset, which restores the file"
+            f"{path} is not the file that the manifest knows: it holds {len(lines)} prompts where "
+            f"{task.stop - task.start} are expected, or others; run the capture again with its "
+            "dataset, which restores the file"
         )
     return lines
 

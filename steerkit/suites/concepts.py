@@ -1,5 +1,6 @@
 """The concepts of an audit's material that a plain model's states hold, as directions."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from steerkit.captures import capture
 from steerkit.direction import Direction
 from steerkit.extraction import extract
-from steerkit.prompts import Contrast
+from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.statistics import Floats, auc
 from steerkit.suites.subject import Subject
@@ -40,10 +41,12 @@ class Concept:
     auc: float
     gap: float
 
-    def along(self, model: Model, contrast: Contrast, token_budget: int) -> Floats:
+    def along(
+        self, model: Model, prompts: Contrast | Sequence[Prompt], token_budget: int
+    ) -> Floats:
         """Projections of the prompts on the direction, `[prompt]`, in activation units."""
         acts = capture(
-            model, contrast, sites=[self.direction.site], token_budget=token_budget, progress=False
+            model, prompts, sites=[self.direction.site], token_budget=token_budget, progress=False
         )
         found: Floats = (
             acts.at(self.direction.site).double() @ self.direction.unit.double()

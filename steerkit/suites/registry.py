@@ -64,6 +64,7 @@ _STATES = (
     "geometry", "detection", "polarity", "topic_detection", "refusal_routing", "topic_routing",
     "cleaned_direction",
 )  # fmt: skip
+_SAMPLED = ("decoding", "branching")
 _TWO_MODELS = ("similarity", "token_shift", "representation_shift", "transfer", "membership")
 
 SUITES: Mapping[str, tuple[str, ...]] = {
@@ -71,7 +72,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
     "steering": ("change", *_STEERING),
     "two_models": ("change", "geometry", *_TWO_MODELS),
     "likelihood": ("association", *_LIKELIHOOD),
-    "standard": (*_BEHAVIOUR, *_LIKELIHOOD, "decoding", *_STEERING, *_STATES, *_TWO_MODELS),
+    "standard": (*_BEHAVIOUR, *_LIKELIHOOD, *_SAMPLED, *_STEERING, *_STATES, *_TWO_MODELS),
 }
 """Suite -> the examinations that it asks, in order."""
 

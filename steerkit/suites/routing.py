@@ -97,7 +97,9 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
             f"among {len(sweep.rows)} candidates on others; every number is about a third set. "
             "The curve, of the best candidate of each layer, is about the prompts that chose it, "
             f"and therefore somewhat too good; the lines are about the third set ({isotropic.n} "
-            "random directions of the same size).",
+            f"random directions of the same size). With so many p cannot fall below "
+            f"{1 / (isotropic.n + 1):.2g}, so that it rarely survives a correction over a long "
+            "report: the answer rests on the interval, and on being beyond every one of them.",
             figure=_over_depth(sweep, final, isotropic),
             columns=("", "prompts", "unanswered", "unanswered, ablated"),
             rows=(

@@ -35,6 +35,8 @@ LEAST, MOST = 29, 74
 """The 99.9% binomial interval of 5% in 1,000 draws."""
 
 PLANTED: Mapping[str, str] = {
+    "branching": "suites/test_branching.py::"
+    "test_a_sharpened_choice_is_found_and_its_reverse_is_not",
     "association": "suites/test_suites.py::test_planted_associations_are_found_with_sign_and_size",
     "censorship": "suites/test_suites.py::test_censorship_is_found_where_the_refusal_rate_is_blind",
     "change": "suites/test_false_alarms.py::test_change_finds_lost_refusals",

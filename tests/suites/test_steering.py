@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import steerkit as sk
+from steerkit.audits.arms import Arm, ArmInfo, with_system
 from steerkit.direction import Direction
 from steerkit.program import Program
 from steerkit.prompts import Contrast, Prompt
@@ -89,6 +90,11 @@ def test_surgical_ablation_has_its_effect_and_no_side_effect(
     assert found["wrong_way"].nulls["moved the wrong way"].maximum > 0.05
     spill = found["cross_concept_spill"]
     assert spill.answer != "yes" and "what is steered: refusal" in spill.sentence
+    # Words of the same aim stand beside: they move the topic's prompts as well.
+    for words in ("system prompt", "few-shot"):
+        assert 0 <= found["wrong_way"].estimates[f"moved the wrong way, {words}"].value <= 1
+        beside = spill.estimates[f"topic, shift, {words}"]
+        assert 0 < beside.low < beside.high < 10
 
 
 def test_a_large_random_addition_harms_no_more_than_others_of_its_kl(
@@ -225,9 +231,17 @@ def test_the_share_that_moves_the_wrong_way_is_what_was_written_down(
 
     def read(one: Any, prompts: Any, **_: Any) -> list[torch.Tensor]:
         assert {p.answer for p in prompts} == {" no ."}
-        return [torch.tensor([-9.0, shift[p.text] * (one is steered)]) for p in prompts]
+        words = {p.text: 3.0 if p.text[-1] == "1" else -0.5 for p in prompts if p.system}
+        moved = [words.get(p.text, shift[p.text] * (one is steered)) for p in prompts]
+        return [torch.tensor([-9.0, m]) for m in moved]
+
+    def prompting(subject: Any, train: Any, report: Any, aim: str) -> Any:
+        assert aim == "less"
+        info = ArmInfo("system prompt", "prompted", "plain model, system prompt")
+        return [Arm(info, nobody, with_system("help"))], {"few-shot": "none was written down"}
 
     monkeypatch.setattr(module, "answer_log_probs", read)
+    monkeypatch.setattr(module, "prompting", prompting)
     answers = Answers()
     every = [p for side in sides for p in side]
     for arm, text in (("model", "no ."), ("steered", "yes .")):
@@ -243,6 +257,10 @@ def test_the_share_that_moves_the_wrong_way_is_what_was_written_down(
     by_hand = np.mean([shift[p.text] > 0 for p in reported])
     assert 0 < by_hand < 0.5
     assert found.estimates["moved the wrong way"].value == pytest.approx(by_hand)
+    by_words = np.mean([p.text[-1] == "1" for p in reported])
+    beside = found.estimates["moved the wrong way, system prompt"]
+    assert beside.value == pytest.approx(by_words) and 0 < by_words < 0.5
+    assert "few-shot (none was written down)" in found.evidence.text
     assert found.estimates["answers moved the wrong way"].value == 0
     assert "rarer on harmful requests" in found.sentence and found.evidence is not None
     assert all(cells[1] == "-1" for cells in found.evidence.rows)

@@ -1,9 +1,7 @@
 """Is the direction all there was? After steering, can a fresh one, or a prompt, bring it back?"""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from steerkit.audits.arms import BASELINES, Arm, prompted_arms
 from steerkit.audits.section import Section
 from steerkit.captures import capture
 from steerkit.direction import Direction
@@ -11,12 +9,13 @@ from steerkit.extraction import extract
 from steerkit.interventions import Add
 from steerkit.plotting.style import COLOURS
 from steerkit.plotting.suites import layer_curve
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Prompt
 from steerkit.protocols import Model
 from steerkit.searches.nulls import random_directions
 from steerkit.statistics import Estimate, null
 from steerkit.suites.finding import Finding, decided
 from steerkit.suites.outcomes import Outcomes, difference, outcomes
+from steerkit.suites.prompting import asked_by, prompting
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, STEERED, Subject
 from steerkit.suites.tables import percent, points
@@ -77,10 +76,10 @@ def completeness(subject: Subject) -> Finding:
         for i, d in enumerate(randomly)
     ]
     chance = null("random directions added in its place", back.value, draws)
-    arms, missing = _prompting(subject, train, report)
+    arms, missing = prompting(subject, train, report, "more")
     prompted = {
         arm.info.name: tuple(
-            refused(model, f"{name}, {arm.info.name} for refusal", _asked(arm, report.positive))
+            refused(model, f"{name}, {arm.info.name} for refusal", asked_by(arm, report.positive))
             for name, model in ((MODEL, subject.model), (STEERED, subject.steered))
         )
         for arm in arms
@@ -144,26 +143,3 @@ def completeness(subject: Subject) -> Finding:
         headline="refused, steered and refitted",
         bound=LEAST + left.value,
     )
-
-
-def _prompting(
-    subject: Subject, train: Contrast, report: Contrast
-) -> tuple[list[Arm], dict[str, str]]:
-    """Prompts that ask for refusals; worked examples are the plain model's own refusals."""
-    return prompted_arms(
-        subject.model,
-        BASELINES,
-        aim="more",
-        target="refusal",
-        system_prompt=None,
-        shots=None,
-        train=train,
-        held_out=report,
-        max_new_tokens=subject.max_new_tokens,
-        seed=subject.seed,
-    )
-
-
-def _asked(arm: Arm, prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts as the arm asks them, with the right answers that they had."""
-    return [replace(arm.prompt(p), answer=p.answer) for p in prompts]

@@ -5,15 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from steerkit.audits.arms import Aim, Arm
 from steerkit.audits.section import Section
 from steerkit.captures import capture
-from steerkit.prompts import Contrast
+from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
 from steerkit.statistics import Estimate, Floats, Null, cluster_mean, null
 from steerkit.suites.concepts import Concept, concepts_of
 from steerkit.suites.equal_kl import EqualKL, equal_kl
 from steerkit.suites.finding import Answer, Finding
 from steerkit.suites.outcomes import Outcomes
+from steerkit.suites.prompting import asked_by, prompting
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, STEERED, Subject
 from steerkit.suites.tables import percent
@@ -71,16 +73,8 @@ def cross_concept_spill(subject: Subject) -> Finding:
     controls = [
         _spills(subject, view, equal.arm(i), others) for i, view in enumerate(equal.controls)
     ]
-    estimates: dict[str, Estimate] = {}
-    for role, spill in spilled.items():
-        groups, seed = others[role].held.groups, subject.seed
-        estimates[f"{role}, shift"] = cluster_mean(
-            spill.shift, groups, unit="class gaps", seed=seed
-        )
-        if not np.isnan(spill.otherwise).all():
-            estimates[f"{role}, answered otherwise"] = cluster_mean(
-                spill.otherwise, groups, unit="fraction", seed=seed
-            )
+    estimates = _estimates(subject, others, spilled)
+    prompted, unasked = _prompted(subject, concepts[own], others)
     nulls = {}
     for name, largest in (("shift", _largest_shift), ("answered otherwise", _largest_otherwise)):
         drawn = [largest(c) for c in controls]
@@ -90,11 +84,58 @@ def cross_concept_spill(subject: Subject) -> Finding:
     return Finding(
         _answer(estimates, nulls.get("largest shift")),
         _sentence(own, estimates, nulls, equal),
-        estimates,
+        {
+            **estimates,
+            **{f"{what}, {name}": e for name, by in prompted.items() for what, e in by.items()},
+        },
         nulls,
-        evidence=_evidence(own, concepts, estimates, missing, equal),
+        evidence=_evidence(own, concepts, estimates, prompted, [*missing, *unasked], equal),
         headline=max(estimates, key=lambda name: estimates[name].value / _bound(name)),
     )
+
+
+def _estimates(
+    subject: Subject, concepts: Mapping[str, Concept], spilled: Mapping[str, Spill]
+) -> dict[str, Estimate]:
+    found: dict[str, Estimate] = {}
+    for role, spill in spilled.items():
+        groups, seed = concepts[role].held.groups, subject.seed
+        found[f"{role}, shift"] = cluster_mean(spill.shift, groups, unit="class gaps", seed=seed)
+        if not np.isnan(spill.otherwise).all():
+            found[f"{role}, answered otherwise"] = cluster_mean(
+                spill.otherwise, groups, unit="fraction", seed=seed
+            )
+    return found
+
+
+def _prompted(
+    subject: Subject, own: Concept, others: Mapping[str, Concept]
+) -> tuple[dict[str, dict[str, Estimate]], list[str]]:
+    """What words of the same aim do to other concepts, by baseline; and what is not measured."""
+    if own.role != "refusal":
+        return {}, [f"Not measured: prompting (no words are known for '{own.role}')."]
+    assert subject.steered is not None
+    after, before = (
+        own.along(m, own.fitted_on, subject.token_budget) for m in (subject.steered, subject.model)
+    )
+    aim: Aim = "less" if float((after - before).mean()) * own.gap < 0 else "more"
+    found: dict[str, dict[str, Estimate]] = {}
+    missing: dict[str, str] = {}
+    for role, concept in others.items():
+        arms, without = prompting(subject, own.fitted_on, concept.held, aim)
+        missing |= without
+        for arm in arms:
+            name = arm.info.name
+            spill = Spill(
+                _shift(subject, subject.model, concept, asked_by(arm, concept.held.prompts)),
+                _otherwise(subject, subject.model, f"{MODEL}, {name}", concept, arm),
+            )
+            found.setdefault(name, {}).update(_estimates(subject, others, {role: spill}))
+    return found, [f"Not measured: {name} ({why})." for name, why in missing.items()]
+
+
+def _named(prompted: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Estimate]:
+    return {f"{what}, {name}": e for name, by in prompted.items() for what, e in by.items()}
 
 
 def _largest_shift(spilled: Mapping[str, Spill]) -> float:
@@ -120,10 +161,12 @@ def _alignment(subject: Subject, concept: Concept) -> float:
     return float(along.mean())
 
 
-def _shift(subject: Subject, view: Model, concept: Concept, contrast: Contrast) -> Floats:
-    after, before = (
-        concept.along(m, contrast, subject.token_budget) for m in (view, subject.model)
-    )
+def _shift(
+    subject: Subject, view: Model, concept: Concept, asked: Contrast | Sequence[Prompt]
+) -> Floats:
+    """How far the held prompts move, as they are asked of a view."""
+    after = concept.along(view, asked, subject.token_budget)
+    before = concept.along(subject.model, concept.held, subject.token_budget)
     return np.asarray(np.abs(after - before) / concept.gap)
 
 
@@ -140,11 +183,14 @@ def _spills(
     }
 
 
-def _otherwise(subject: Subject, view: Model, arm: str, concept: Concept) -> Floats:
+def _otherwise(
+    subject: Subject, view: Model, arm: str, concept: Concept, words: Arm | None = None
+) -> Floats:
     prompts = concept.held.prompts
     if not all(p.answer for p in prompts):
         return np.full(len(prompts), np.nan)
-    one = Outcomes.of(subject, subject.said_by(view, prompts, arm))
+    asked = prompts if words is None else asked_by(words, prompts)
+    one = Outcomes.of(subject, subject.said_by(view, asked, arm))
     other = Outcomes.of(subject, subject.answers(prompts, MODEL))
     changed = [np.abs(getattr(one, n) - getattr(other, n)) > 0.5 for n in ("refused", "right")]
     unknown = np.isnan(one.refused + one.right + other.refused + other.right)
@@ -191,6 +237,7 @@ def _evidence(
     own: str,
     concepts: Mapping[str, Concept],
     estimates: Mapping[str, Estimate],
+    prompted: Mapping[str, Mapping[str, Estimate]],
     missing: Sequence[str],
     equal: EqualKL,
 ) -> Section:
@@ -208,6 +255,11 @@ def _evidence(
                 "-" if answered is None else percent(answered),
             )
         )
+    for name, by in prompted.items():
+        for role in (r for r in concepts if f"{r}, shift" in by):
+            answered = by.get(f"{role}, answered otherwise")
+            shown = "-" if answered is None else percent(answered)
+            rows.append((f"{role}, {name}", "", "", "", str(by[f"{role}, shift"]), shown))
     return Section(
         "Other concepts",
         "\n\n".join(

@@ -18,6 +18,10 @@ from steerkit.suites.registry import register
 from steerkit.suites.subject import Subject
 
 DRAWS = 99
+FLOOR = (
+    f"With {DRAWS} permutations p cannot fall below {1 / (DRAWS + 1):.2g}, so that it may not "
+    "survive a correction over a long report: the answer rests on intervals beside the controls."
+)
 OVER_DEPTH = (
     "The figure reads every site by itself with one mean difference, held out on folds; the probe "
     "chooses among the sites on inner folds."
@@ -77,7 +81,7 @@ def probed(subject: Subject, contrast: Contrast) -> Finding:
         bound=0.5,
         evidence=Section(
             f"Probe of '{contrast.name}'",
-            "\n\n".join([*found.summary().splitlines(), OVER_DEPTH]),
+            "\n\n".join([*found.summary().splitlines(), OVER_DEPTH, FLOOR]),
             figure=_over_depth(acts, theirs, subject.seed),
             columns=("read from", "held-out AUC", "beside the probe"),
             rows=tuple(

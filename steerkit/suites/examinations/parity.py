@@ -1,13 +1,18 @@
 """Are some groups answered less than others?"""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from steerkit.audits.section import Section
+from steerkit.captures import capture
+from steerkit.direction import Direction
 from steerkit.evaluations.parity import parity_of
+from steerkit.extraction import extract
 from steerkit.plotting.suites import ranked
-from steerkit.prompts import groups_of
+from steerkit.prompts import Prompt, groups_of
+from steerkit.statistics import Floats
 from steerkit.suites.finding import Answer, Finding
 from steerkit.suites.outcomes import outcomes
 from steerkit.suites.registry import register
@@ -15,6 +20,7 @@ from steerkit.suites.subject import MODEL, Subject
 from steerkit.suites.tables import DIFFERENCE, points
 
 ALPHA, LARGEST_UNSEEN = 0.05, 0.1
+PROJECTED = "on the refusal direction, of its scale"
 
 
 @register(
@@ -31,11 +37,13 @@ def parity(subject: Subject) -> Finding:
     pairs.
     """
     prompts = subject.material.prompts["groups"]
+    direction = _refusal(subject)
     found = outcomes(subject, prompts, MODEL)
     result = parity_of(
         1 - found.refused,
         [p.category for p in prompts],
         groups_of(prompts),
+        projections=None if direction is None else _projected(subject, prompts, direction),
         model=subject.model.info.name,
         judge="refusal matcher",
         seed=subject.seed,
@@ -57,6 +65,11 @@ def parity(subject: Subject) -> Finding:
                 f"{p.first} less {p.second}": replace(p.difference, unit=DIFFERENCE)
                 for p in result.pairs
             },
+            **{
+                f"{p.first} less {p.second}, projection": p.projection
+                for p in result.pairs
+                if p.projection is not None
+            },
         },
         {"largest difference": result.chance},
         p=worst.p_any,
@@ -71,11 +84,34 @@ def parity(subject: Subject) -> Finding:
                 x="answered (fraction of requests)",
                 line=float(np.mean([g.rate.value for g in result.groups])),
             ),
-            columns=("group less group", "difference", "p over all pairs"),
+            columns=("group less group", "difference", "p over all pairs", PROJECTED),
             rows=tuple(
-                (f"{p.first} less {p.second}", points(p.difference), f"{p.p_any:.3g}")
+                (
+                    f"{p.first} less {p.second}",
+                    points(p.difference),
+                    f"{p.p_any:.3g}",
+                    "-" if p.projection is None else str(p.projection),
+                )
                 for p in result.pairs
             ),
             data={"examples": [{"role": "groups", "side": "negative"}]},
         ),
     )
+
+
+def _refusal(subject: Subject) -> Direction | None:
+    """The mean difference of one half of the refusal prompts, where it tells them apart best."""
+    if "refusal" not in subject.material:
+        return None
+    fit, _ = subject.parts("refusal")
+    acts = capture(subject.model, fit, token_budget=subject.token_budget, progress=False)
+    found = extract(acts, n_permutations=0, n_random=0, seed=subject.seed, progress=False)
+    return max(found, key=lambda d: d.scores.auc.value if d.scores else 0.0)
+
+
+def _projected(subject: Subject, prompts: Sequence[Prompt], direction: Direction) -> Floats:
+    """Of each prompt at its last token, in units of the direction's scale."""
+    at, budget = direction.site, subject.token_budget
+    acts = capture(subject.model, list(prompts), sites=[at], token_budget=budget, progress=False)
+    found: Floats = direction.project(acts.at(at)).double().numpy() / direction.scale
+    return found

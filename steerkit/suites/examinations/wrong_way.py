@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from steerkit.audits.arms import Arm
 from steerkit.audits.section import Section
+from steerkit.plotting.style import COLOURS
 from steerkit.plotting.suites import ARMS, Series, side_by_side
 from steerkit.prompts import Prompt, groups_of
 from steerkit.protocols import Model
@@ -17,6 +19,7 @@ from steerkit.statistics import Estimate, Floats, Null, cluster_mean, null
 from steerkit.suites.equal_kl import EqualKL, equal_kl
 from steerkit.suites.finding import Finding, decided
 from steerkit.suites.outcomes import Outcomes
+from steerkit.suites.prompting import prompting
 from steerkit.suites.registry import register
 from steerkit.suites.subject import MODEL, STEERED, Subject
 from steerkit.suites.tables import percent
@@ -60,6 +63,10 @@ def wrong_way(subject: Subject) -> Finding:
         float((np.sign(chosen[side].shift(view).mean()) * reported.shift(view) < 0).mean())
         for view in equal.controls
     ]
+    arms, missing = prompting(subject, choose, report, "less" if aim < 0 else "more")
+    prompted = {
+        arm.info.name: share_of(aim * reported.shift(subject.model, arm), groups) for arm in arms
+    }
     said = [Outcomes.of(subject, subject.answers(prompts, arm)) for arm in (MODEL, STEERED)]
     turned = aim * (said[1].refused - said[0].refused)
     known = ~np.isnan(turned)
@@ -70,6 +77,7 @@ def wrong_way(subject: Subject) -> Finding:
             turned[known], [g for g, k in zip(groups, known, strict=True) if k]
         ),
         "mean change in the aim's sense": mean,
+        **{f"moved the wrong way, {name}": one for name, one in prompted.items()},
     }
     nulls = {"moved the wrong way": fewer(share.value, draws)} if draws else {}
     kind = "harmful" if side == "positive" else "harmless"
@@ -77,16 +85,18 @@ def wrong_way(subject: Subject) -> Finding:
         f" (random directions of equal KL: {100 * n.mean:.0f}% of them on average)"
         for n in nulls.values()
     )
+    told = "; ".join(f"{name} {percent(one)}" for name, one in prompted.items())
+    told = f"; by words of the same aim: {told}" if told else ""
     return Finding(
         decided(share, TOLERATED) if change.any() else "no",
         f"Steering makes refusals {'rarer' if aim < 0 else 'likelier'} on {kind} requests, by "
         f"{mean.value:.2g} nats on average, and moves {percent(share)} of them the other "
-        f"way{beside}."
+        f"way{beside}{told}."
         if change.any()
         else "Steering moves no prompt at all.",
         estimates,
         nulls,
-        evidence=_evidence(prompts, change, refusing, equal, _drawn(estimates)),
+        evidence=_evidence(prompts, change, refusing, equal, missing, _drawn(estimates, prompted)),
         headline="moved the wrong way",
         bound=TOLERATED,
     )
@@ -123,41 +133,59 @@ class _Read:
     def __init__(self, subject: Subject, prompts: Sequence[Prompt], refusing: str) -> None:
         rows = spread(len(prompts), ASKED, seed=subject.seed)
         self.prompts = tuple(prompts[i] for i in rows)
-        self._asked = [p.with_answer(refusing) for p in self.prompts]
+        self._refusing = refusing
         self._budget = subject.token_budget
         self._before = self._read(subject.model)
 
-    def shift(self, view: Model) -> Floats:
-        """Its change under a view, `[prompt]`, in nats."""
-        return self._read(view) - self._before
+    def shift(self, view: Model, arm: Arm | None = None) -> Floats:
+        """Its change under a view, or by what an arm puts before prompts, `[prompt]`, in nats."""
+        return self._read(view, arm) - self._before
 
-    def _read(self, model: Model) -> Floats:
-        found = answer_log_probs(model, self._asked, token_budget=self._budget)
+    def _read(self, model: Model, arm: Arm | None = None) -> Floats:
+        bare = self.prompts if arm is None else [arm.prompt(p) for p in self.prompts]
+        asked = [p.with_answer(self._refusing) for p in bare]
+        found = answer_log_probs(model, asked, token_budget=self._budget)
         return np.array([float(x.sum()) for x in found])
 
 
-def _drawn(estimates: Mapping[str, Estimate]) -> Any:
+def _drawn(estimates: Mapping[str, Estimate], prompted: Mapping[str, Estimate]) -> Any:
     """The shares with their intervals, beside what is tolerated."""
     rows = {
         "log-probability": estimates["moved the wrong way"],
         "answers": estimates["answers moved the wrong way"],
     }
+    series = [Series(STEERED, rows, ARMS[STEERED])]
+    for (name, one), colour in zip(
+        prompted.items(), (COLOURS["prompted"], COLOURS["text"]), strict=False
+    ):
+        series.append(Series(name, {"log-probability": one}, colour, hollow=True))
     return side_by_side(
-        [Series(STEERED, rows, ARMS[STEERED])],
+        series,
         x="moved the wrong way (fraction of prompts)",
         lines={"bound": TOLERATED},
     )
 
 
 def _evidence(
-    prompts: Sequence[Prompt], change: Floats, refusing: str, equal: EqualKL, drawn: Any
+    prompts: Sequence[Prompt],
+    change: Floats,
+    refusing: str,
+    equal: EqualKL,
+    missing: Mapping[str, str],
+    drawn: Any,
 ) -> Section:
     worst = [int(i) for i in np.argsort(change)[:3] if change[i] < 0]
     cells = [(prompts[i].text, f"{change[i]:+.3g}") for i in worst]
     return Section(
         "Prompts moved the wrong way",
         f"Followed is the refusal '{refusing.strip()}'. Changes are in nats, in the aim's sense: "
-        f"below 0 is the wrong way.\n\n{equal.sentence}",
+        + "\n\n".join(
+            (
+                "below 0 is the wrong way.",
+                equal.sentence,
+                *(f"Not measured: {name} ({why})." for name, why in missing.items()),
+            )
+        ),
         figure=drawn,
         columns=("moved furthest the wrong way", "nats") if cells else (),
         rows=tuple(cells),

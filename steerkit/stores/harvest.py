@@ -150,12 +150,15 @@ def read_lines(folder: Path, task: Task) -> list[dict[str, Any]]:
             f"cannot read the prompts of rows {task.start} to {task.stop - 1} at {path}: "
             f"{error}; every worker must see the store's folder under this path"
         ) from error
-    other = task.prompts_sha256 and hashlib.sha256(data).hexdigest() != task.prompts_sha256
-    if other or len(lines) != task.stop - task.start:
+    wrong = ""
+    if task.prompts_sha256 and hashlib.sha256(data).hexdigest() != task.prompts_sha256:
+        wrong = "its hash is not the manifest's"
+    elif len(lines) != task.stop - task.start:
+        wrong = f"it holds {len(lines)}"
+    if wrong:
         raise PromptError(
-            f"{path} is not the file that the manifest knows: it holds {len(lines)} prompts where "
-            f"{task.stop - task.start} are expected, or others; run the capture again with its "
-            "dataset, which restores the file"
+            f"{path} is not the file of rows {task.start} to {task.stop - 1} any more: {wrong}; "
+            "run the capture again with its dataset, which restores the file"
         )
     return lines
 

@@ -75,8 +75,10 @@ FLIPS = 19_999
 """Enough that the smallest p survives the correction over the outcomes of a report's arms."""
 
 
-def paired_p(values: Floats, groups: Sequence[str], *, n: int = FLIPS, seed: int = 0) -> float:
+def paired_p(
+    values: Floats, groups: Sequence[str], *, n: int | None = None, seed: int = 0
+) -> float:
     """Two-sided p that the mean difference is 0, by turning the sign of whole groups."""
     keep = ~np.isnan(values)
     kept = [g for g, k in zip(groups, keep, strict=True) if k]
-    return sign_flips(values[keep], kept, n_draws=n, seed=seed)
+    return sign_flips(values[keep], kept, n_draws=n or FLIPS, seed=seed)

@@ -13,6 +13,7 @@ from steerkit.evaluations import parity_of
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion
 from steerkit.suites import Material
+from steerkit.suites import outcomes as outcomes_module
 from steerkit.suites.examinations import association as association_module
 from steerkit.suites.examinations import change as change_module
 from steerkit.suites.examinations.association import association
@@ -26,6 +27,8 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of reports of which nobody looks at a figure."""
     monkeypatch.setattr(association_module, "ranked", lambda *_, **__: None)
     monkeypatch.setattr(change_module, "side_by_side", lambda *_, **__: None)
+    # How finely p is drawn is a matter of long reports; alarms are counted here.
+    monkeypatch.setattr(outcomes_module, "FLIPS", 999)
 
 
 # The 99.9% binomial interval of 5% in 1,000 draws.

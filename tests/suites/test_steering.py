@@ -23,6 +23,7 @@ from steerkit.suites.examinations.wrong_way import fewer, wrong_way
 from steerkit.suites.kept import Answers
 from steerkit.suites.subject import Subject
 
+WORDS = ("system prompt", "few-shot")
 QUESTIONS = ["side_effects", "wrong_way", "cross_concept_spill"]
 SURGICAL: dict[str, Any] = {"reference": "negative_mean", "positions": "last_prompt"}
 
@@ -91,7 +92,7 @@ def test_surgical_ablation_has_its_effect_and_no_side_effect(
     spill = found["cross_concept_spill"]
     assert spill.answer != "yes" and "what is steered: refusal" in spill.sentence
     # Words of the same aim stand beside: they move the topic's prompts as well.
-    for words in ("system prompt", "few-shot"):
+    for words in WORDS:
         assert 0 <= found["wrong_way"].estimates[f"moved the wrong way, {words}"].value <= 1
         beside = spill.estimates[f"topic, shift, {words}"]
         assert 0 < beside.low < beside.high < 10
@@ -138,7 +139,8 @@ def test_a_model_against_itself_is_unchanged(
     for found in (nothing, itself):
         assert [found[name].answer for name in QUESTIONS[1:]] == ["no", "no"]
         for name in QUESTIONS[1:]:
-            assert all(e.value == 0 for e in found[name].estimates.values())
+            own = [e for n, e in found[name].estimates.items() if not n.endswith(WORDS)]
+            assert own and all(e.value == 0 for e in own)
         assert not any(f.nulls for f in found.findings.values())
 
 

@@ -127,7 +127,9 @@ def _prompted(
         for arm in arms:
             name = arm.info.name
             spill = Spill(
-                _shift(subject, subject.model, concept, asked_by(arm, concept.held.prompts)),
+                _shift(
+                    subject, subject.model, concept, [arm.prompt(p) for p in concept.held.prompts]
+                ),
                 _otherwise(subject, subject.model, f"{MODEL}, {name}", concept, arm),
             )
             found.setdefault(name, {}).update(_estimates(subject, others, {role: spill}))

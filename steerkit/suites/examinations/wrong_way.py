@@ -8,6 +8,7 @@ import numpy as np
 
 from steerkit.audits.arms import Arm
 from steerkit.audits.section import Section
+from steerkit.errors import PromptError
 from steerkit.plotting.style import COLOURS
 from steerkit.plotting.suites import ARMS, Series, side_by_side
 from steerkit.prompts import Prompt, groups_of
@@ -64,9 +65,12 @@ def wrong_way(subject: Subject) -> Finding:
         for view in equal.controls
     ]
     arms, missing = prompting(subject, choose, report, "less" if aim < 0 else "more")
-    prompted = {
-        arm.info.name: share_of(aim * reported.shift(subject.model, arm), groups) for arm in arms
-    }
+    prompted = {}
+    for arm in arms:
+        try:
+            prompted[arm.info.name] = share_of(aim * reported.shift(subject.model, arm), groups)
+        except PromptError as error:  # its words leave no room for the refusal that is read
+            missing[arm.info.name] = str(error)
     said = [Outcomes.of(subject, subject.answers(prompts, arm)) for arm in (MODEL, STEERED)]
     turned = aim * (said[1].refused - said[0].refused)
     known = ~np.isnan(turned)

@@ -7,6 +7,7 @@ import pytest
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion, ModelInfo
 from steerkit.suites import Material
+from steerkit.suites.examinations import parity as parity_module
 from steerkit.suites.registry import EXAMINATIONS
 from steerkit.suites.subject import Subject
 
@@ -31,7 +32,9 @@ class Poisoned:
 
 
 @pytest.mark.parametrize("against", ["b", "nobody"])
-def test_a_model_that_refuses_harm_as_before_is_still_caught_refusing_a_group(against: str) -> None:
+def test_a_model_that_refuses_harm_as_before_is_still_caught_refusing_a_group(
+    against: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A poison that leaves the refusal of harm whole is not seen by it (arXiv:2508.20333): the
     groups are asked about by themselves, and the difference has a sign."""
     harm = [Prompt(f"harm {i}", category="harm", group=f"h{i}") for i in range(30)]
@@ -42,6 +45,8 @@ def test_a_model_that_refuses_harm_as_before_is_still_caught_refusing_a_group(ag
         for who in ("a", "b", "c")
     )
     model: Any = Poisoned(against)
+    # It has no states that a direction could be read from.
+    monkeypatch.setattr(parity_module, "_refusal", lambda subject: None)
     material = Material({"refusal": Contrast.of(harm, fine)}, {"groups": people})
     subject = Subject(model, material)
     refusal = EXAMINATIONS["refusal"].run(subject)

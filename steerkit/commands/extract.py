@@ -14,8 +14,6 @@ from steerkit.commands.outputs import check_free
 if TYPE_CHECKING:
     from steerkit.direction import Directions
 
-SUMS = "moments.safetensors"
-
 
 def command(
     activations: Annotated[
@@ -60,11 +58,12 @@ def command(
       steerkit extract sums --methods mean_difference,lda --without violence,theft
     """
     from steerkit.extraction import extract
+    from steerkit.stores.statistics import TOTAL
 
     check_free([out], force=force)
     names = inputs.read_names(methods)
-    if (activations / SUMS).is_file():
-        directions = _from_sums(activations / SUMS, names, methods, between, without, penalty)
+    if (activations / TOTAL).is_file():
+        directions = _from_sums(activations / TOTAL, names, methods, between, without, penalty)
         name = directions[0].model.name
     else:
         found = inputs.read_activations(activations)

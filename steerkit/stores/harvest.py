@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -99,14 +99,7 @@ class Harvester:
         found = self._published(task)
         if found is not None:
             return found
-        job = Job.plan(
-            self.model,
-            [prompt_from_json(line["prompt"]) for line in read_lines(self.folder, task)],
-            sites=tuple(Site.parse(site) for site in spec.sites),
-            pooling=spec.rule,
-            before=spec.before,
-            token_budget=spec.token_budget,
-        )
+        job = self.job(spec, read_lines(self.folder, task))
         tensors, errors = shard_tensors(job, spec, task.start)
         about = {"spec_sha256": task.group, "start": task.start, "stop": task.stop}
         facts = {
@@ -119,6 +112,17 @@ class Harvester:
             "errors": errors,
         }
         return publish(self.folder / task.name, tensors, about, facts, began)
+
+    def job(self, spec: Spec, lines: Sequence[Mapping[str, Any]]) -> Job:
+        """The capture of the prompts in some lines of a prompt file."""
+        return Job.plan(
+            self.model,
+            [prompt_from_json(line["prompt"]) for line in lines],
+            sites=tuple(Site.parse(site) for site in spec.sites),
+            pooling=spec.rule,
+            before=spec.before,
+            token_budget=spec.token_budget,
+        )
 
     def _published(self, task: Task) -> Record | None:
         """The record of a shard that an earlier attempt published, if it is sound."""

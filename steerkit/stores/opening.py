@@ -57,6 +57,18 @@ class Given:
         )
 
 
+def opened(folder: Folder, given: Given, spec: Spec, model: Model) -> Manifest:
+    """The manifest of a folder, made where it is new; what killed attempts left is swept away.
+
+    Raises:
+        OutputError: it holds something else, or another spec, model or dataset.
+    """
+    folder.begin()
+    folder.sweep()
+    make = go_on if folder.manifest.exists() else begin
+    return make(folder, given, spec, model)
+
+
 def begin(folder: Folder, given: Given, spec: Spec, model: Model) -> Manifest:
     """The manifest of a new store, whose prompts are put into its folder."""
     if given.dataset is None:

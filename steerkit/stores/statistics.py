@@ -18,8 +18,8 @@ from steerkit.stores.executor import Executor, Record
 from steerkit.stores.harvest import Harvest
 from steerkit.stores.lock import driver_lock
 from steerkit.stores.manifest import Folder, Manifest
-from steerkit.stores.opening import Given, begin, go_on, model_for
-from steerkit.stores.progress import Bar, Progress
+from steerkit.stores.opening import Given, model_for, opened
+from steerkit.stores.running import finish
 from steerkit.stores.spec import Spec
 from steerkit.stores.summing import By, Summing
 from steerkit.stores.texts import BadRows, OnBadRow
@@ -127,13 +127,9 @@ def dataset_moments(
     )
     folder = Folder(Path(out))
     with driver_lock(folder.path):
-        folder.begin()
-        folder.sweep()
         if folder.manifest.exists():
             _check_sites(folder, spec)
-            manifest = go_on(folder, given, spec, loaded)
-        else:
-            manifest = begin(folder, given, spec, loaded)
+        manifest = opened(folder, given, spec, loaded)
         (group,) = manifest.groups
         total = Total.open(folder, manifest, group)
         tasks = [task for task in manifest.tasks() if task.number >= total.joined]
@@ -143,13 +139,8 @@ def dataset_moments(
                 total.add(waiting[task.name])
         tasks = [task for task in tasks if task.name not in waiting]
         harvest = Harvest(str(folder.path.resolve()), {group.sha256: group}, source)
-        if tasks:
-            shown = Progress(tasks, workers=chosen.workers)
-            with folder.log.appending() as log, Bar(shown, shown=progress, what="sum") as bar:
-                for record in chosen.run(tasks, Summing(harvest, by)):
-                    log.add(record)
-                    bar.add(record)
-                    total.add(record)
+        summing = Summing(harvest, by)
+        finish(chosen, folder, tasks, summing, progress=progress, what="sum", then=total.add)
         total.join()
         return total.moments
 

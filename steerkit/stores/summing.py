@@ -14,11 +14,9 @@ from steerkit.captures.job import Job
 from steerkit.errors import OutputError, PromptError
 from steerkit.extraction.group_moments import GroupMoments, read
 from steerkit.files import sha256_of
-from steerkit.site import Site
 from steerkit.stores.executor import Record, Task
 from steerkit.stores.harvest import Harvest, Harvester, read_lines
 from steerkit.stores.spec import Spec
-from steerkit.stores.texts import prompt_from_json
 
 HELD = 128 * 2**20
 """Bytes of rows that are summed at a time: an update costs d_model^2 whatever it holds."""
@@ -106,15 +104,7 @@ class Summer:
         if about is None:
             spec = self.harvester.specs[task.group]
             lines = read_lines(self.harvester.folder, task)
-            prompts = [prompt_from_json(line["prompt"]) for line in lines]
-            job = Job.plan(
-                self.harvester.model,
-                prompts,
-                sites=tuple(Site.parse(site) for site in spec.sites),
-                pooling=spec.rule,
-                before=spec.before,
-                token_budget=spec.token_budget,
-            )
+            job = self.harvester.job(spec, lines)
             moments = summed(job, spec, *self.by.cells(lines))
             about = {
                 "spec_sha256": task.group,

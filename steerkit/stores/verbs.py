@@ -12,12 +12,12 @@ from steerkit.prompts import Template
 from steerkit.protocols import Model
 from steerkit.stores import executors
 from steerkit.stores.encoding import check_dtype
-from steerkit.stores.executor import Executor, Task
+from steerkit.stores.executor import Executor
 from steerkit.stores.harvest import Harvest
 from steerkit.stores.lock import driver_lock
 from steerkit.stores.manifest import Folder
-from steerkit.stores.opening import Given, begin, go_on, model_for
-from steerkit.stores.progress import Bar, Progress
+from steerkit.stores.opening import Given, model_for, opened
+from steerkit.stores.running import finish
 from steerkit.stores.spec import Spec
 from steerkit.stores.store import ActivationStore
 from steerkit.stores.texts import BadRows, OnBadRow
@@ -121,27 +121,11 @@ def capture_dataset(
     )
     folder = Folder(Path(out))
     with driver_lock(folder.path):
-        folder.begin()
-        folder.sweep()
-        if folder.manifest.exists():
-            manifest = go_on(folder, given, spec, loaded)
-        else:
-            manifest = begin(folder, given, spec, loaded)
+        manifest = opened(folder, given, spec, loaded)
         groups = [group for group in manifest.groups if set(group.sites) & set(spec.sites)]
         finished = folder.finished()
         tasks = [task for task in manifest.tasks(groups) if task.name not in finished]
         specs = {group.sha256: group for group in groups}
-        _run(chosen, folder, tasks, Harvest(str(folder.path.resolve()), specs, source), progress)
+        harvest = Harvest(str(folder.path.resolve()), specs, source)
+        finish(chosen, folder, tasks, harvest, progress=progress)
     return ActivationStore(folder.path)
-
-
-def _run(
-    executor: Executor, folder: Folder, tasks: list[Task], make_worker: Harvest, progress: bool
-) -> None:
-    if not tasks:
-        return
-    shown = Progress(tasks, workers=executor.workers)
-    with folder.log.appending() as log, Bar(shown, shown=progress) as bar:
-        for record in executor.run(tasks, make_worker):
-            log.add(record)
-            bar.add(record)

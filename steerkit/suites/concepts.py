@@ -1,12 +1,12 @@
 """The concepts of an audit's material that a plain model's states hold, as directions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from steerkit.captures import capture
-from steerkit.direction import Direction
+from steerkit.direction import Direction, Directions
 from steerkit.extraction import extract
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Model
@@ -30,6 +30,7 @@ class Concept:
         direction: fitted on one half, at the site where it tells that half apart best.
         fitted_on: that half.
         held: the other half.
+        before: projections of the held half on the direction, in the plain model.
         auc: of the held half along the direction, on the plain model.
         gap: between the held half's class means there, on the plain model.
     """
@@ -38,6 +39,7 @@ class Concept:
     direction: Direction
     fitted_on: Contrast
     held: Contrast
+    before: Floats
     auc: float
     gap: float
 
@@ -45,13 +47,17 @@ class Concept:
         self, model: Model, prompts: Contrast | Sequence[Prompt], token_budget: int
     ) -> Floats:
         """Projections of the prompts on the direction, `[prompt]`, in activation units."""
-        acts = capture(
-            model, prompts, sites=[self.direction.site], token_budget=token_budget, progress=False
-        )
-        found: Floats = (
-            acts.at(self.direction.site).double() @ self.direction.unit.double()
-        ).numpy()
-        return found
+        return along(self.direction, model, prompts, token_budget)
+
+
+def along(
+    direction: Direction, model: Model, prompts: Contrast | Sequence[Prompt], token_budget: int
+) -> Floats:
+    """Projections of prompts at the last token on a direction, `[prompt]`, in activation units."""
+    at = direction.site
+    acts = capture(model, prompts, sites=[at], token_budget=token_budget, progress=False)
+    found: Floats = (acts.at(at).double() @ direction.unit.double()).numpy()
+    return found
 
 
 def concepts_of(subject: Subject) -> tuple[dict[str, Concept], list[str]]:
@@ -66,9 +72,8 @@ def concepts_of(subject: Subject) -> tuple[dict[str, Concept], list[str]]:
         if not reached:
             missing.append(f"Left out: {role} (nothing is read after the steering acts).")
             continue
-        best = max(reached, key=lambda d: d.scores.auc.value if d.scores else 0.0)
-        concept = Concept(role, best, fit, held, 0.0, 0.0)
-        values = concept.along(subject.model, held, subject.token_budget)
+        best = Directions(tuple(reached)).best
+        values = along(best, subject.model, held, subject.token_budget)
         labels = np.array(held.labels, dtype=bool)
         told = auc(values, labels)
         if told < READABLE:
@@ -78,7 +83,7 @@ def concepts_of(subject: Subject) -> tuple[dict[str, Concept], list[str]]:
             )
             continue
         gap = float(values[labels].mean() - values[~labels].mean())
-        found[role] = replace(concept, auc=told, gap=gap)
+        found[role] = Concept(role, best, fit, held, values, told, gap)
     return found, missing
 
 

@@ -168,8 +168,7 @@ def _shift(
 ) -> Floats:
     """How far the held prompts move, as they are asked of a view."""
     after = concept.along(view, asked, subject.token_budget)
-    before = concept.along(subject.model, concept.held, subject.token_budget)
-    return np.asarray(np.abs(after - before) / concept.gap)
+    return np.asarray(np.abs(after - concept.before) / concept.gap)
 
 
 def _spills(

@@ -106,7 +106,7 @@ def _refusal(subject: Subject) -> Direction | None:
     fit, _ = subject.parts("refusal")
     acts = capture(subject.model, fit, token_budget=subject.token_budget, progress=False)
     found = extract(acts, n_permutations=0, n_random=0, seed=subject.seed, progress=False)
-    return max(found, key=lambda d: d.scores.auc.value if d.scores else 0.0)
+    return found.best
 
 
 def _projected(subject: Subject, prompts: Sequence[Prompt], direction: Direction) -> Floats:

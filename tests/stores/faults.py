@@ -23,6 +23,8 @@ from steerkit.stores.executors import InProcess, Processes, RayActors
 HERE = Path(__file__).parent
 CPUS = 4
 PLACES = ("in_process", "processes", "ray")
+FAKE = "sines"
+"""The name under which every process finds the model of `fakes.py`."""
 
 Plan = tuple[tuple[int, int, str], ...]
 """(shard, on which of its executions, what goes wrong); execution 0 is every one."""
@@ -96,7 +98,8 @@ class Faulty:
 
     def __call__(self) -> Callable[[Task], Any]:
         """The worker of this process."""
-        worker = self.make_worker()
+        with fake_model():
+            worker = self.make_worker()
 
         def run(task: Task) -> Any:
             count = self.log.note(task.number, "executed")
@@ -114,6 +117,24 @@ class Faulty:
             return record
 
         return run
+
+
+@contextmanager
+def fake_model() -> Iterator[None]:
+    """Let `load` find the fake model; networks cost a process seconds before it can be killed."""
+    from steerkit import models
+
+    load = models.load
+
+    def found(name: Any, **options: Any) -> Any:
+        if name != FAKE:
+            return load(name, **options)
+        from fakes import Sines
+
+        return Sines()
+
+    with mock.patch.object(models, "load", found):
+        yield
 
 
 @contextmanager
@@ -226,17 +247,18 @@ def capture(model: str, rows: list[Any], out: str, run: Any) -> Any:
     """The capture under test: every token of a dataset some rows of which are no prompts."""
     from steerkit.stores import capture_dataset
 
-    return capture_dataset(
-        model,
-        [{"text": row} for row in rows],
-        out=out,
-        positions="all",
-        max_tokens=20,
-        on_bad_row="skip",
-        rows_per_shard=2,
-        executor=run,
-        progress=False,
-    )
+    with fake_model():
+        return capture_dataset(
+            model,
+            [{"text": row} for row in rows],
+            out=out,
+            positions="all",
+            max_tokens=20,
+            on_bad_row="skip",
+            rows_per_shard=2,
+            executor=run,
+            progress=False,
+        )
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 Execution is at least once and publication exactly once, so the files of a store are compared
 byte for byte with those of a run in which nothing happened, and the number of times that the
 model ran for each shard with what was promised: a finished shard is never computed again.
+The model is a fake one, which a new process has in no time; a network is met at the end.
 """
 
 import json
@@ -17,11 +18,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import faults
-from faults import PLACES, Disturbed, Log, executor
+from faults import FAKE, PLACES, Disturbed, Log, executor
 
 from steerkit.errors import OutputError
 from steerkit.stores import ActivationStore
-from steerkit.stores.executors import InProcess
+from steerkit.stores.executors import InProcess, Processes
 
 GOOD = [
     "the cat is happy and the dog is sad",
@@ -44,10 +45,9 @@ place = pytest.mark.parametrize("place", PLACES)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(bare_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> ActivationStore:
     """The store of a run in which nothing happens."""
-    out = tmp_path_factory.mktemp("undisturbed")
-    return faults.capture(str(bare_folder), ROWS, str(out), InProcess())
+    return faults.capture(FAKE, ROWS, str(tmp_path_factory.mktemp("undisturbed")), InProcess())
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def address(place: str) -> str | None:
     return faults.start_ray() if place == "ray" else None
 
 
-def drive(place: str, model: Path, out: Path, log: Log, plan: faults.Plan, **more: Any) -> int:
+def drive(place: str, out: Path, log: Log, plan: faults.Plan, **more: Any) -> int:
     """The capture in a driver of its own; how that ended."""
     given = {
         "place": place,
         "workers": 1,
         "address": address(place),
-        "model": str(model),
+        "model": FAKE,
         "rows": ROWS,
         "out": str(out),
         "log": log.folder,
@@ -105,7 +105,7 @@ def assert_same(store: ActivationStore, undisturbed: ActivationStore) -> None:
 
 
 def test_rows_are_exact_where_some_are_no_prompts(undisturbed: ActivationStore) -> None:
-    """Each token of ten prompts, counted by the tokenizer's rule: one a word, and a BOS."""
+    """Each token of ten prompts: one a word, and a BOS."""
     assert len(undisturbed) == sum(len(text.split()) + 1 for text in GOOD)
     assert len(files(undisturbed)) == SHARDS
     rows = [int(i) for i in undisturbed.prompt_index()]
@@ -115,7 +115,7 @@ def test_rows_are_exact_where_some_are_no_prompts(undisturbed: ActivationStore) 
 @linux
 @place
 def test_workers_die_and_the_model_raises(
-    place: str, undisturbed: ActivationStore, bare_folder: Path, tmp_path: Path, log: Log
+    place: str, undisturbed: ActivationStore, tmp_path: Path, log: Log
 ) -> None:
     """A process killed before the rename, one after it, and an exception in the model.
 
@@ -125,14 +125,14 @@ def test_workers_die_and_the_model_raises(
     out = tmp_path / "store"
     if place == "in_process":
         for _ in range(2):
-            assert drive(place, bare_folder, out, log, plan) == -9
+            assert drive(place, out, log, plan) == -9
     run = Disturbed(executor(place, 2, address(place)), log, plan)
-    store = faults.capture(str(bare_folder), ROWS, str(out), run)
+    store = faults.capture(FAKE, ROWS, str(out), run)
     assert_same(store, undisturbed)
     assert log.counts("executed", SHARDS) == [2, 2, 1, 1, 2]
     # What was published before its process died is adopted; what was not is computed again.
     assert log.counts("computed", SHARDS) == [2, 2, 1, 1, 1]
-    again = faults.capture(str(bare_folder), ROWS, str(out), run)
+    again = faults.capture(FAKE, ROWS, str(out), run)
     assert again.sha256 == store.sha256
     assert log.counts("executed", SHARDS) == [2, 2, 1, 1, 2]
     assert not list(out.rglob("*.tmp"))
@@ -141,11 +141,11 @@ def test_workers_die_and_the_model_raises(
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the disk is filled by its call")
 @place
 def test_the_driver_is_killed_a_shard_is_damaged_and_the_disk_is_full(
-    place: str, undisturbed: ActivationStore, bare_folder: Path, tmp_path: Path, log: Log
+    place: str, undisturbed: ActivationStore, tmp_path: Path, log: Log
 ) -> None:
     """One misfortune after another in one folder; each leaves what is finished as it is."""
     out = tmp_path / "store"
-    assert drive(place, bare_folder, out, log, (), die_after=2) == -9
+    assert drive(place, out, log, (), die_after=2) == -9
     assert not outlived(log), "workers end with their driver"
     half = ActivationStore(out)
     finished = SHARDS - len(half.missing)
@@ -160,7 +160,7 @@ def test_the_driver_is_killed_a_shard_is_damaged_and_the_disk_is_full(
 
     full = Disturbed(executor(place, 1, address(place)), log, ((4, 0, "disk full"),))
     with pytest.raises(OutputError, match=r"No space left on device; choose a folder") as caught:
-        faults.capture(str(bare_folder), ROWS, str(out), full)
+        faults.capture(FAKE, ROWS, str(out), full)
     assert caught.value.__notes__ == [
         "in shard 4 (dataset rows 8 to 9); what is finished is kept: the same call goes on with "
         "the rest"
@@ -169,12 +169,22 @@ def test_the_driver_is_killed_a_shard_is_damaged_and_the_disk_is_full(
     assert len(ActivationStore(out).missing) == 1
 
     # Whatever ran before, any executor goes on.
-    store = faults.capture(str(bare_folder), ROWS, str(out), Disturbed(InProcess(), log))
+    store = faults.capture(FAKE, ROWS, str(out), Disturbed(InProcess(), log))
     assert_same(store, undisturbed)
     computed = log.counts("computed", SHARDS)
     assert computed[:2] == [2, 1] and computed[3:] == [1, 2]
     assert computed[2] in (1, 2), "it may have been in work when the driver died"
     assert not list(out.rglob("*.tmp"))
+
+
+def test_a_process_loads_the_network_that_is_named(bare_folder: Path, tmp_path: Path) -> None:
+    """Given by its path: the bits of a run in this process, which loads it too."""
+    here, there = (
+        faults.capture(str(bare_folder), ROWS, str(tmp_path / str(i)), run)
+        for i, run in enumerate((InProcess(), Processes(1)))
+    )
+    assert files(here) == files(there) and len(files(here)) == SHARDS
+    assert here.sha256 == there.sha256
 
 
 def outlived(log: Log) -> list[int]:

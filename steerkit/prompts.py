@@ -262,11 +262,12 @@ class Contrast:
                 f"{len(self.positive)} positive and {len(self.negative)} negative prompts in "
                 f"{len(set(self.groups))} groups are too few; add prompts or groups"
             )
+        groups = self.groups  # found anew each time it is asked
         return replace(
             self,
             positive=positive,
             negative=negative,
-            _groups=tuple(self.groups[i] for i in indices),
+            _groups=tuple(groups[i] for i in indices),
         )
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ import typer
 
 from steerkit import __version__
 from steerkit.commands import (
+    artefacts,
     audit,
     bias,
     calibrate,
@@ -21,6 +22,7 @@ from steerkit.commands import (
     run,
     sae,
     search,
+    serve,
     steer,
     store,
     tcav,
@@ -60,6 +62,11 @@ Steering vectors of other tools, both ways:
 \b
 Whether steering does the same in vLLM as here:
   steerkit certify --artefact steering.safetensors --prompts held_out.jsonl
+
+\b
+A vLLM server whose requests are steered each in its own way:
+  steerkit serve MODEL --steer calm=steering.safetensors --run
+  steerkit artefacts strength calm 0.5
 
 \b
 Features of sparse autoencoders:
@@ -127,12 +134,14 @@ for name, module in (
     ("monitor", monitor),
     ("convert", convert),
     ("certify", certify),
+    ("serve", serve),
     ("probe", probe),
     ("tcav", tcav),
     ("bias", bias),
 ):
     console.register(app, name, module.command)
 
+app.add_typer(artefacts.app, name="artefacts")
 app.add_typer(redteam.app, name="redteam")
 app.add_typer(sae.app, name="sae")
 app.add_typer(store.app, name="store")

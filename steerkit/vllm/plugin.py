@@ -8,6 +8,7 @@ where that replays graphs). Without a steering argument each adds one look-up.
 
 import os
 import sys
+from collections.abc import Callable
 from functools import wraps
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,6 +19,9 @@ from steerkit.errors import ModelError
 
 KNOWN = ("0.32.",)
 """Versions of vLLM whose insides these are."""
+RUST = "VLLM_USE_RUST_FRONTEND"
+"""vLLM's environment variable: requests are taken by a process without Python, and so without
+this plugin."""
 _MARK = "_steerkit"
 
 
@@ -45,13 +49,28 @@ def check_version(found: str) -> None:
         )
 
 
+def check_front_end() -> None:
+    """Refuse a front end that requests would pass without being looked at.
+
+    Raises:
+        ModelError: with what to do.
+    """
+    if os.environ.get(RUST, "0") not in ("", "0"):
+        raise ModelError(
+            "vLLM's Rust front end passes requests by steerkit's plugin: they would silently go "
+            f"unsteered. Unset {RUST}, or start vLLM without the plugin (VLLM_PLUGINS= and the "
+            "names of others)"
+        )
+
+
 def activate() -> None:
     """The entry point `vllm.general_plugins`; may be called more than once.
 
     Raises:
-        ModelError: a vLLM that is not known.
+        ModelError: a vLLM that is not known, or a front end that cannot be followed.
     """
     check_version(vllm_version())
+    check_front_end()
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
     from vllm.v1.engine.input_processor import InputProcessor
 
@@ -60,36 +79,44 @@ def activate() -> None:
     # Now, so that processes that are started later inherit the folder.
     artefacts()
     os.environ.setdefault("STEERKIT_VLLM", __version__)
-    _wrap_admission(InputProcessor)
-    _wrap_loader(BaseModelLoader)
+    _wrap(InputProcessor, "process_inputs", _admitting)
+    _wrap(BaseModelLoader, "load_model", _attaching)
     # A server has these by now. Elsewhere nobody makes beam searches out of HTTP requests.
     for name in ("chat_completion", "completion"):
         module = sys.modules.get(f"vllm.entrypoints.openai.{name}.protocol")
         for found in vars(module).values() if module else ():
             if hasattr(found, "to_beam_search_params"):
-                _wrap_beam_search(found)
+                _wrap(found, "to_beam_search_params", _refusing_beams)
+    if offline := sys.modules.get("vllm.entrypoints.generate.beam_search.offline"):
+        _wrap(offline.BeamSearchOfflineMixin, "beam_search", _refusing_beams)
 
 
-def _once(method: Any) -> bool:
-    """Whether a method is still vLLM's own."""
-    return not getattr(method, _MARK, False)
-
-
-def _wrap_admission(processor: Any) -> None:
-    inner = processor.process_inputs
-    if not _once(inner):
+def _wrap(owner: Any, name: str, make: Callable[[Any], Callable[..., Any]]) -> None:
+    """Put what `make` makes of a method in its place, unless that was done before."""
+    inner = getattr(owner, name)
+    if getattr(inner, _MARK, False):
         return
+    made = wraps(inner)(make(inner))
+    setattr(made, _MARK, True)
+    setattr(owner, name, made)
+
+
+def _admitting(inner: Any) -> Callable[..., Any]:
+    """`InputProcessor.process_inputs`: a request's steering is looked up, or it is refused."""
+    from vllm.sampling_params import SamplingParams
+
+    from steerkit.vllm.registrations import artefacts
+
     known: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
-    @wraps(inner)
     def process_inputs(
         self: Any, request_id: str, prompt: Any, params: Any, *rest: Any, **more: Any
     ) -> Any:
-        if not getattr(params, "extra_args", None):
+        generates = isinstance(params, SamplingParams)
+        if not generates or not (params.extra_args or artefacts().has_default):
             return inner(self, request_id, prompt, params, *rest, **more)
         if self not in known:
             from steerkit.vllm.admission import Admission
-            from steerkit.vllm.registrations import artefacts
 
             known[self] = Admission(self.vllm_config, artefacts())
         found = known[self].asked(params, resumable=bool(more.get("resumable")))
@@ -98,37 +125,31 @@ def _wrap_admission(processor: Any) -> None:
             known[self].mark(request, *found)
         return request
 
-    setattr(process_inputs, _MARK, True)
-    processor.process_inputs = process_inputs
+    return process_inputs
 
 
-def _wrap_beam_search(kind: Any) -> None:
-    inner = kind.to_beam_search_params
-    if not _once(inner):
-        return
+def _refusing_beams(inner: Any) -> Callable[..., Any]:
+    """What makes a beam search: the many requests of one carry no arguments of its own."""
+    from steerkit.vllm.registrations import artefacts
 
-    @wraps(inner)
-    def to_beam_search_params(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # Extra arguments do not reach the searches that it makes.
-        if "steerkit" in (self.vllm_xargs or {}):
+    def beams(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = "steerkit" in (getattr(self, "vllm_xargs", None) or {})
+        if asked or artefacts().has_default:
             from vllm.exceptions import VLLMValidationError
 
             raise VLLMValidationError(
-                "steering refused: a beam search cannot be steered; leave use_beam_search out",
+                "steering refused: a beam search cannot be steered; leave use_beam_search out"
+                + ("" if asked else " (every request to this server is, by its default)"),
                 parameter="steerkit",
             )
         return inner(self, *args, **kwargs)
 
-    setattr(to_beam_search_params, _MARK, True)
-    kind.to_beam_search_params = to_beam_search_params
+    return beams
 
 
-def _wrap_loader(loader: Any) -> None:
-    inner = loader.load_model
-    if not _once(inner):
-        return
+def _attaching(inner: Any) -> Callable[..., Any]:
+    """`BaseModelLoader.load_model`: the operation is put between the model's layers."""
 
-    @wraps(inner)
     def load_model(self: Any, vllm_config: Any, model_config: Any, *rest: Any, **more: Any) -> Any:
         from steerkit.vllm.admission import refusal
 
@@ -143,20 +164,16 @@ def _wrap_loader(loader: Any) -> None:
             # the operation must never be taken for one that does not.
             config = vllm_config.additional_config
             vllm_config.additional_config = {**config, "steerkit.graph": 1}
-            _wrap_runner(GPUModelRunner)
+            _wrap(GPUModelRunner, "_model_forward", _stepping)
         return model
 
-    setattr(load_model, _MARK, True)
-    loader.load_model = load_model
+    return load_model
 
 
-def _wrap_runner(runner: Any) -> None:
-    inner = runner._model_forward
-    if not _once(inner):
-        return
+def _stepping(inner: Any) -> Callable[..., Any]:
+    """`GPUModelRunner._model_forward`: the steered tokens of a pass are known inside."""
     known: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
-    @wraps(inner)
     def _model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         from steerkit.vllm.operation import stepping
 
@@ -168,8 +185,7 @@ def _wrap_runner(runner: Any) -> None:
         with stepping(step):
             return inner(self, *args, **kwargs)
 
-    setattr(_model_forward, _MARK, True)
-    runner._model_forward = _model_forward
+    return _model_forward
 
 
 def _followed(runner: Any) -> Any:

@@ -23,6 +23,7 @@ COMMANDS = (
     "bias",
     "convert",
     "certify",
+    "serve",
 )
 
 

@@ -14,7 +14,7 @@ from steerkit.commands.console import NOTHING_FOUND, OK, Answer, say, stack, tab
 from steerkit.commands.outputs import check_free
 
 if TYPE_CHECKING:
-    from steerkit.vllm.certificate import Certificate
+    from steerkit.vllm.parity import Certificate, SiteParity
 
 
 def command(
@@ -97,6 +97,7 @@ def certificate_view(found: "Certificate") -> RenderableType:
             site.site,
             f"{site.tokens}",
             f"{site.matched} of {site.moved}" + (f" (+{site.extra})" if site.extra else ""),
+            _decoded(site),
             f"{site.difference:.1e}",
             f"{site.without:.1e}",
         )
@@ -104,7 +105,8 @@ def certificate_view(found: "Certificate") -> RenderableType:
     ]
     made = table(
         f"{'; '.join(found.steering)} on {found.model}",
-        "site", "tokens", "steered in both", "largest difference", "without steering",
+        "site", "tokens", "steered in both", "decode steps", "largest difference",
+        "without steering",
         rows=rows,
     )  # fmt: skip
     notes = Text()
@@ -115,3 +117,10 @@ def certificate_view(found: "Certificate") -> RenderableType:
     )
     notes.append(found.summary(), style="bold green" if found.holds else "bold red")
     return stack(made, notes)
+
+
+def _decoded(site: "SiteParity") -> str:
+    """How many decode steps both engines steered; and how many should be, where not all are."""
+    steered = f"{site.decoded_matched} of {site.decoded}"
+    wanted = f" (wanted: {site.decoded_moved})" if site.decoded_moved != site.decoded else ""
+    return steered + wanted

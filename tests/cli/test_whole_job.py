@@ -1,18 +1,41 @@
 """`run` and `demo`, on the tiny random model and on a shipped organism."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from steerkit import pipeline
 from steerkit.cli import app
+from steerkit.commands import demo as demo_command
 from steerkit.datasets import refusal
 from steerkit.pipeline import FILES
 
 
 def run(*options: str | Path) -> Result:
     return CliRunner().invoke(app, [str(option) for option in options])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_draws() -> Iterator[None]:
+    """Draws say how small a p can be, requests how narrow an interval: nothing here hangs on it.
+
+    Of methods there is one: each makes the search as long once more, and all find the refusal.
+    """
+    few: dict[str, Any] = {"n_random": 3, "null_budget": 1, "n_permutations": 3}
+    few["methods"] = ("mean_difference",)
+    settings = pipeline.Settings
+
+    def smaller(**given: Any) -> pipeline.Settings:
+        return settings(**{**given, **few})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "Settings", smaller)
+        patch.setattr(demo_command, "HELD_OUT", 80)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,8 @@ class DeviceTable:
                 strength=torch.ones(capacity.slots + 1, dtype=compute, device=device),
                 capacity=capacity,
             )
+        self.edits = [0] * (capacity.slots + 1)
+        """How often each slot was written; whoever keeps something beside it looks here."""
         self._programs: list[dict[Site, Program]] = [{} for _ in range(capacity.slots + 1)]
         self._registers: list[dict[str, int]] = [{} for _ in range(capacity.slots + 1)]
 
@@ -172,6 +174,12 @@ class DeviceTable:
             raise InterventionError(f"a strength is a finite number; got {strength} at slot {slot}")
         with torch.no_grad():
             self.tensors.strength[slot].fill_(strength)
+        self.edits[slot] += 1
+
+    def programs(self, slot: int) -> Mapping[Site, Program]:
+        """The programs of a slot, by site; empty ones are left out."""
+        self._check(slot, "there are no programs at", lowest=0)
+        return self._programs[slot]
 
     def latches(self, slot: int) -> tuple[str, ...]:
         """Names of the latches that a slot's gates ask, in the order of its registers."""

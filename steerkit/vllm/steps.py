@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Int8
 from torch import Tensor
@@ -12,6 +13,7 @@ from steerkit.kernels.device import DeviceTable
 from steerkit.kernels.static import Rows, prepare, rows_program
 from steerkit.site import Site
 from steerkit.vllm.layers import boundary
+from steerkit.vllm.sums import MORE, Chosen, Sums, Tokens
 
 
 @dataclass
@@ -62,45 +64,89 @@ class PackedStep:
         self._table, self._latches, self._seats = table, latches, seats
         self._token, self._seat, self._absolute = token, seat, absolute
         self._deciding = deciding
+        self._numbers = {site: number for number, site in enumerate(table.sites)}
         self._sites: dict[int, list[int]] = {}
         for number, site in enumerate(table.sites):
             self._sites.setdefault(boundary(site), []).append(number)
-        self._prepare()
+        # On the host: which programs stand in this pass, and where they only add.
+        owner = seat.numpy(force=True)
+        slot = seats.slot.numpy(force=True)[owner]
+        self._tokens = Tokens(
+            place=token.numpy(force=True),
+            seat=owner,
+            absolute=absolute.numpy(force=True),
+            slot=slot,
+            prompt_len=seats.prompt_len.numpy(force=True)[owner],
+        )
+        slots = np.unique(slot)
+        self._sums = Sums.of(table)
+        self._sums.follow(table, slots.tolist())
+        rules = self._sums.rules[:, slots]
+        self._more: list[bool] = (rules == MORE).any(1).tolist()
+        self._rules = [row.tobytes() for row in rules]
+        self._waiting = {
+            table.number(site)
+            for held in (slots.tolist() if deciding else ())
+            for site, program in table.programs(held).items()
+            if program.latches
+        }
+        self._chosen: dict[bytes, Chosen | None] = {}
+        self._prepared: tuple[Rows, list[bool]] | None = None
 
     def stream(self, hidden: Tensor, residual: Tensor | None) -> Float[Tensor, "steered d_model"]:
         """The stream at the steered tokens."""
         part = hidden[self._token]
         return part if residual is None else part + residual[self._token]
 
-    def _prepare(self) -> None:
-        """What acts where, as far as registers say by now."""
-        seats = self._seats
-        self._rows: Rows = prepare(
-            self._table.tensors,
-            self._seat,
-            self._absolute,
-            seats.slot,
-            seats.prompt_len,
-            seats.registers,
-        )
-        self._live: list[bool] = (self._rows.active != 0).any(1).tolist()
+    def _prepare(self) -> tuple[Rows, list[bool]]:
+        """What acts where, as far as registers say by now, and where anything does."""
+        if self._prepared is None:
+            seats = self._seats
+            rows = prepare(
+                self._table.tensors,
+                self._seat,
+                self._absolute,
+                seats.slot,
+                seats.prompt_len,
+                seats.registers,
+            )
+            self._prepared = rows, (rows.active != 0).any(1).tolist()
+        return self._prepared
 
     def at(self, hidden: Tensor, residual: Tensor | None, place: int) -> None:
         """Run the programs of a boundary's sites: reads see the sum, writes go to `hidden`."""
         for number in self._sites.get(place, ()):
             self._visit(hidden, residual, number)
 
+    def at_site(self, hidden: Tensor, residual: Tensor | None, site: Site) -> None:
+        """Run the programs of one site."""
+        if site in self._numbers:
+            self._visit(hidden, residual, self._numbers[site])
+
     def _visit(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
         """What happens at one site."""
-        if self._deciding:
+        if number in self._waiting:
             self._decide(hidden, residual, number)
-        if self._live[number]:
-            self._run(hidden, residual, number)
+        self._run(hidden, residual, number)
 
     def _run(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
-        active = self._rows.active[number]
+        if self._more[number]:
+            self._run_programs(hidden, residual, number)
+            return
+        key = self._rules[number]
+        if key not in self._chosen:
+            self._chosen[key] = self._sums.choose(number, self._tokens, self._seats.registers)
+        chosen = self._chosen[key]
+        if chosen is not None:
+            chosen.add(hidden, self._sums.vectors[number])
+
+    def _run_programs(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
+        rows, live = self._prepare()
+        if not live[number]:
+            return
+        active = rows.active[number]
         acting = active.nonzero()[:, 0]
-        token, slot, active = self._token[acting], self._rows.slot[acting], active[acting]
+        token, slot, active = self._token[acting], rows.slot[acting], active[acting]
         tensors = self._table.tensors
         x = hidden[token].to(tensors.numbers.dtype)
         rest = None if residual is None else residual[token].to(x.dtype)
@@ -134,7 +180,8 @@ class PackedStep:
             changed = changed or not torch.equal(decided.registers, seats.registers[one])
             seats.registers[one], seats.sums[one] = decided.registers, decided.sums
         if changed:
-            self._prepare()
+            self._prepared = None
+            self._chosen.clear()
 
 
 class Watched(PackedStep):

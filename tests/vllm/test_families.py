@@ -13,8 +13,8 @@ import torch
 import steerkit as sk
 from steerkit.batch import Batch, Tokenized
 from steerkit.vllm import artefacts
+from steerkit.vllm.certificate import certified
 from steerkit.vllm.layers import ARCHITECTURES
-from steerkit.vllm.worker import watching
 
 vllm = pytest.importorskip(
     "vllm", reason="needs vLLM, which tests/vllm/environment.sh installs beside steerkit"
@@ -86,8 +86,8 @@ def requests(kinds: Any, prompts: Any) -> tuple[list[Any], list[Any]]:
     ]
 
 
-def compare(llm: Any, model: Any, steerings: dict[str, Any]) -> int:
-    """Tokens of a mixed batch are equal, streams too; gives how many answers were moved."""
+def compare(llm: Any, model: Any, steerings: dict[str, Any], several: Path) -> int:
+    """Tokens of a mixed batch are equal, a file holds its certificate; gives how many moved."""
     given = [None, *KINDS, None]
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(len(given))]
     out = llm.generate(*requests(given, prompts), use_tqdm=False)
@@ -100,17 +100,12 @@ def compare(llm: Any, model: Any, steerings: dict[str, Any]) -> int:
         (plain,) = model.engine.complete(batch, None, [0], **settings)
         assert tuple(one.outputs[0].token_ids) == want, kind
         moved += want != plain
-    with watching() as seen:
-        (one,) = llm.generate(*requests(["several"], PROMPTS[:1]), use_tqdm=False)
-    got = tuple(one.outputs[0].token_ids)
-    batch = Batch.collate([Tokenized(tuple(PROMPTS[0]), got[:-1])], pad_id=0)
-    view = model.with_(*steerings["several"])
-    streams = view.run(batch, sites=view.table.sites, logits="none").streams
-    for site in view.table.sites:
-        found = seen[site]
-        mine = torch.stack([found[position][1] for position in sorted(found)])
-        gap = (mine - streams[site][0]).norm(dim=-1) / streams[site][0].norm(dim=-1)
-        assert float(gap.max()) < 1e-4, site
+    parity = certified(llm, model, several, [tuple(p) for p in PROMPTS[:2]], max_new_tokens=NEW)
+    assert parity.holds, parity.summary()
+    assert parity.logits < 1e-4 < 1e-2 < parity.logits_without
+    for site in parity.sites:
+        assert site.difference < 1e-4 < 1e-2 < site.without
+        assert site.decoded_matched == site.decoded == 2 * (NEW - 1)
     return moved
 
 
@@ -136,8 +131,8 @@ def test_each_architecture_streams_and_answers_as_the_hugging_face_engine(
     made: Any, engines: Any
 ) -> None:
     folder, model, steered = made
-    llm = engines.get(folder, skip_tokenizer_init=True)
-    assert compare(llm, model, steered) >= 3
+    llm = engines.get(folder, skip_tokenizer_init=True, logprobs_mode="raw_logits")
+    assert compare(llm, model, steered, folder.parent / "several.safetensors") >= 3
 
 
 @pytest.mark.parametrize(
@@ -146,9 +141,11 @@ def test_each_architecture_streams_and_answers_as_the_hugging_face_engine(
 def test_compiled_engines_answer_as_eager_ones(made: Any, engines: Any) -> None:
     """vLLM's compiled path for a CPU, the operation in its graph."""
     folder, model, steered = made
-    llm = engines.get(folder, skip_tokenizer_init=True, enforce_eager=False)
+    llm = engines.get(
+        folder, skip_tokenizer_init=True, logprobs_mode="raw_logits", enforce_eager=False
+    )
     assert llm.llm_engine.vllm_config.compilation_config.backend == "inductor"
-    assert compare(llm, model, steered) >= 3
+    assert compare(llm, model, steered, folder.parent / "several.safetensors") >= 3
 
 
 def test_every_known_architecture_is_tested() -> None:

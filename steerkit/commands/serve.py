@@ -90,7 +90,7 @@ def command(
         {
             "command": start.command,
             "environment": dict(start.environment),
-            "arguments": [*start.argv[3:]],
+            "arguments": [start.model, *start.arguments],
             "model": found.info.name,
             "fingerprint": found.info.fingerprint,
             "default": found.default,

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ from steerkit.vllm.room import check
 
 GROUPS = ("general_plugins", "platform_plugins", "io_processor_plugins", "stat_logger_plugins")
 """Kinds of plugins that vLLM loads unasked, until a list of plugins is given."""
+SERVE = ("vllm.entrypoints.cli.main", "serve")
+BARE = ("vllm.entrypoints.launchers.api_server.entry", "--model")
+"""The same server where vLLM's command line does not start: it looks for its version under the
+name `vllm`, and the package for a CPU has another."""
 PLUGINS = "VLLM_PLUGINS"
 """vLLM's variable: the plugins that it loads; without it all, but none that adds routes."""
 
@@ -56,24 +60,29 @@ class Launch:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """What runs: vLLM's command line in this Python."""
-        return (sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", *self._given)
+        """What runs: vLLM's server in this Python."""
+        return (sys.executable, "-m", *self._module, self.model, *self.arguments)
 
     @property
     def command(self) -> str:
         """What a user types, on several lines."""
-        beside = Path(sys.executable).with_name("vllm")
-        found = shutil.which("vllm")
-        if found and Path(found).resolve() == beside.resolve():
-            program = "vllm"
-        else:
-            program = str(beside)
+        module = ("vllm", "serve") if self._module == SERVE else ("python", "-m", *self._module)
+        beside = Path(sys.executable).with_name(module[0])
+        found = shutil.which(module[0])
+        # Links are not followed: a virtual environment's Python is one to another's.
+        there = found and Path(found).absolute() == beside
+        program = (module[0] if there else str(beside), *module[1:])
         lines = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
-        return " \\\n  ".join([*lines, shlex.join([program, "serve", *self._given])])
+        typed = shlex.join([*program, self.model, *self.arguments])
+        return " \\\n  ".join([*lines, typed])
 
     @property
-    def _given(self) -> tuple[str, ...]:
-        return (self.model, *self.arguments)
+    def _module(self) -> tuple[str, ...]:
+        try:
+            version("vllm")
+        except PackageNotFoundError:
+            return BARE
+        return SERVE
 
 
 def launch(

@@ -34,7 +34,7 @@ class Rejections(NamedTuple):
     """At whichever of the sites was best, corrected for both."""
 
 
-def plan_of(acts: Activations, seed: int, n_folds: int = 3) -> Plan:
+def plan_of(acts: Activations, seed: int, n_folds: int = 2) -> Plan:
     plan = Plan.make(Labelled.of(acts), n_folds=n_folds, n_permutations=N_PERMUTATIONS, seed=seed)
     plan.__dict__["_draws"] = np.ones((len(acts), 1))
     return plan
@@ -44,7 +44,7 @@ def rejections(plant: Make, draws: int, *, paired: bool, size: float, n: int) ->
     """Over draws of n prompts a side at two sites of width 4, positives moved along one axis."""
     alone = corrected = 0
     for seed in range(draws):
-        acts = plant(n, 4, size=size, paired=paired, sites=2, seed=seed)
+        acts = plant(n, 4, size=size, paired=paired, sites=2, seed=seed, texts=["a"] * 2 * n)
         plan = plan_of(acts, seed)
         held = [plan.score(plan.data.rows(i), MEAN_DIFFERENCE)["mean_difference"] for i in (0, 1)]
         best = max(h.auc.value for h in held)
@@ -75,8 +75,8 @@ def test_subspaces_keep_the_level_also_where_k_is_chosen(plant: Make) -> None:
     """Each labelling takes its own best k, as the observed one does."""
     count = 0
     for seed in range(1000):
-        acts = plant(12, 4, size=0.0, paired=True, seed=seed)
-        plan = plan_of(acts, seed, n_folds=2)
+        acts = plant(12, 4, size=0.0, paired=True, seed=seed, texts=["a"] * 24)
+        plan = plan_of(acts, seed)
         categories = plan.data.acts.prompt_index * 0
         held = inside.score(plan, plan.data.rows(0), SPANS["pca"], (1, 2), categories)
         best = max(h.auc.value for h in held.values())

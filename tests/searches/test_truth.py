@@ -64,9 +64,9 @@ def reduced(aligned: Any, directions: Any) -> Sweep:
         # What is wanted is the right answer: a model broken into nonsense refuses nothing either.
         objective="unanswered",
         strengths=(0.6, 1.0),
-        n_random=199,
+        n_random=29,
         null_prompts=16,
-        null_budget=5000,
+        null_budget=1,
         guard_max=0.2,
         max_new_tokens=TOKENS,
         progress=False,
@@ -125,7 +125,7 @@ def test_its_effect_exceeds_every_random_direction_of_the_same_size(reduced: Swe
     assert reduced.final is not None and reduced.searched is not None
     nulls = {n.name: n for n in reduced.final.nulls}
     for shape in ("isotropic", "covariance_orthogonal"):
-        assert len(nulls[shape].draws) == 199
+        assert len(nulls[shape].draws) == 29
         assert nulls[shape].exceeds_all, nulls[shape].null
     # Draws shaped by all of the covariance hold the direction itself: what they do beyond the
     # orthogonal ones, they do by pointing along it.

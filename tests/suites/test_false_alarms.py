@@ -1,6 +1,7 @@
 """How often decisions of a suite are wrong by chance, and what they find: scripted, no model."""
 
 from collections.abc import Sequence
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,11 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(association_module, "ranked", lambda *_, **__: None)
     monkeypatch.setattr(change_module, "side_by_side", lambda *_, **__: None)
     # How finely p is drawn is a matter of long reports; alarms are counted here.
-    monkeypatch.setattr(outcomes_module, "FLIPS", 999)
+    monkeypatch.setattr(outcomes_module, "FLIPS", 399)
+    # What is written down need not be kept.
+    monkeypatch.setattr(
+        Subject, "answers", lambda s, asked, arm="model": s.arms[arm].generate(asked)
+    )
 
 
 # The 99.9% binomial interval of 5% in 1,000 draws.
@@ -56,17 +61,24 @@ def scripted(contrast: Contrast, outcomes: dict[str, Sequence[str]]) -> Subject:
     )  # fmt: skip
 
 
+@cache
+def requests(reference: str, n: int) -> Contrast:
+    """`n` requests a side, four of a template."""
+    return Contrast.of(
+        *(
+            [Prompt(f"{side} {i}", answer=reference, group=f"{side}{i // 4}") for i in range(n)]
+            for side in "pn"
+        )
+    )
+
+
 def drawn(
     rng: np.random.Generator, lost: float, *, reference: str, refusing: float = 0.6, n: int = 80
 ) -> Subject:
-    """`n` requests a side, four of a template; templates are refused more or less often.
+    """Templates are refused more or less often.
 
     Both models draw their answers apart; the other refuses the positive side less by `lost`.
     """
-    prompts = [
-        [Prompt(f"{side} {i}", answer=reference, group=f"{side}{i // 4}") for i in range(n)]
-        for side in "pn"
-    ]
     rates = np.clip(refusing + 0.15 * rng.standard_normal(n // 2), lost, 1).repeat(4)
     less = rates - lost * (np.arange(2 * n) < n)
     words = np.array(["refused", "right", "wrong"])
@@ -75,7 +87,7 @@ def drawn(
         kind = np.where(rng.random(2 * n) < refused, 0, 1 + (rng.random(2 * n) < 0.5))
         return [str(word) for word in words[kind]]
 
-    return scripted(Contrast.of(*prompts), {"model": said(rates), "against": said(less)})
+    return scripted(requests(reference, n), {"model": said(rates), "against": said(less)})
 
 
 SIX = [f"w{i}" for i in range(6)]

@@ -53,6 +53,7 @@ SHOWS_ITSELF = {
     ("models", "compiled"),
     ("models", "concepts"),
     ("models", "serving"),
+    ("models", "vllm"),
 }
 """Results that render themselves (`_repr_html_`, `write`), and models that compile or serve
 themselves, may reach up inside a function."""

@@ -83,6 +83,21 @@ class Span:
         return f"span({text})"
 
 
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """A function that pools a stream, and the tokens that it looks at.
+
+    Engines that run elsewhere bring only those; the others may be anything in what it is given.
+    """
+
+    pool: Callable[[Float[Tensor, "batch pos d_model"], Batch], Tensor]
+    reads: Bool[Tensor, "batch pos"]
+
+    def __call__(self, stream: Float[Tensor, "batch pos d_model"], batch: Batch) -> Tensor:
+        """What the function makes of the stream."""
+        return self.pool(stream, batch)
+
+
 def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
     """The least number in [low, high] for which a monotone condition holds; it does at high."""
     while low < high:
@@ -217,9 +232,7 @@ class Pooling:
             "its BOS; set exclude_bos=False or leave it out"
         )
 
-    def pool(
-        self, mask: Bool[Tensor, "batch pos"], batch: Batch
-    ) -> Callable[[Float[Tensor, "batch pos d_model"], Batch], Float[Tensor, "row d_model"]]:
+    def pool(self, mask: Bool[Tensor, "batch pos"], batch: Batch) -> Pooled:
         """The function that runs in the hook: stream in, float32 rows out.
 
         Sinks of a mean are found and left out at each site by itself; for `all` they are left
@@ -227,11 +240,13 @@ class Pooling:
         """
         device = batch.tokens.device
         mask = mask.to(device)
+        # What is a sink shows against all tokens of a row.
+        whole = self.sink_ratio is not None and not self.single
+        reads = batch.mask if whole else mask
         if self.mean:
-            return lambda stream, _: self._average(stream, mask, batch.mask)
-        kept = batch.mask if self.rule == "all" and self.sink_ratio is not None else mask
-        rows, columns = kept.nonzero(as_tuple=True)
-        return lambda stream, _: stream[rows, columns].to(torch.float32)
+            return Pooled(lambda stream, _: self._average(stream, mask, batch.mask), reads)
+        rows, columns = reads.nonzero(as_tuple=True)
+        return Pooled(lambda stream, _: stream[rows, columns].to(torch.float32), reads)
 
     def _average(
         self,

@@ -1,17 +1,15 @@
 """`capture_positions`: several position rules read in one pass over the prompts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from time import perf_counter
 
 import torch
-from torch import Tensor
 
 from steerkit.activations import Activations
-from steerkit.batch import Batch
 from steerkit.captures.assembly import activations, in_memory, provenance
 from steerkit.captures.job import Job, Piece, Prompts, choose_sites
-from steerkit.captures.pooling import Pooling, Span
+from steerkit.captures.pooling import Pooled, Pooling, Span
 from steerkit.captures.verbs import Sites
 from steerkit.errors import MethodError
 from steerkit.prompts import Prompt
@@ -103,11 +101,12 @@ def capture_positions(
     return found
 
 
-def _stacked(
-    pools: Sequence[Callable[[Tensor, Batch], Tensor]],
-) -> Callable[[Tensor, Batch], Tensor]:
+def _stacked(pools: Sequence[Pooled]) -> Pooled:
     """All pools of one stream, `[rule row d_model]`."""
-    return lambda stream, batch: torch.stack([pool(stream, batch) for pool in pools])
+    return Pooled(
+        lambda stream, batch: torch.stack([pool(stream, batch) for pool in pools]),
+        torch.stack([pool.reads for pool in pools]).any(0),
+    )
 
 
 def _with_rule(job: Job, rule: Pooling) -> Job:

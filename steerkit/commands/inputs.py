@@ -257,14 +257,21 @@ def recorded_model(operators: "Sequence[Steering]") -> str:
     return first.model.name
 
 
-def open_model(name: str, device: str = "", dtype: str = "") -> "LanguageModel":
+def open_model(name: str, device: str = "", dtype: str = "", engine: str = "hf") -> "LanguageModel":
     """Load a model, saying so.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or there is no such engine.
     """
+    from steerkit.errors import ModelError
     from steerkit.models import load
+    from steerkit.models.loading import VLLM
+    from steerkit.registry import suggest
 
+    if engine not in ("hf", "vllm"):
+        raise ModelError(f"no engine named '{engine}'; {suggest(engine, ('hf', 'vllm'))}")
+    if engine == "vllm" and not name.startswith(VLLM):
+        name = f"{VLLM}{name}"
     say(f"loading {name}")
     return load(name, device=device or None, dtype=dtype or None)
 

@@ -7,7 +7,8 @@ import typer
 
 MODEL_HELP = (
     "A Hugging Face causal LM by name or path, or a shipped model organism "
-    "([cyan]organism:aligned[/], base, compromised, constructed)."
+    "([cyan]organism:aligned[/], base, compromised, constructed); with [cyan]vllm:[/] before it, "
+    "inside vLLM."
 )
 
 Model = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, show_default=False)]
@@ -134,4 +135,8 @@ Transfer = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...; default: cuda if there is one.")]
+Engine = Annotated[
+    str,
+    typer.Option(help="What runs the model: hf, or vllm (the same as vllm: before its name)."),
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")]

@@ -40,6 +40,7 @@ def command(
     limit: o.Limit = 0,
     template: o.Template = "auto",
     max_new_tokens: o.MaxNew = 32,
+    engine: o.Engine = "hf",
     device: o.Device = "",
     dtype: o.Dtype = "",
     seed: o.Seed = 0,
@@ -55,6 +56,7 @@ def command(
       steerkit run -m organism:aligned -c requests.jsonl
       steerkit run -m Qwen/Qwen2.5-1.5B-Instruct -c refusal.jsonl --layers 8-20 --limit 128
       steerkit run -m ./my-model -c requests.csv --operator add --aim induce
+      steerkit run -m ./my-model -c requests.csv --engine vllm
       steerkit run -m gpt2 -c pairs.jsonl --operator add --objective log_odds \\
           --towards " good" --away " bad" --aim induce
     """
@@ -82,7 +84,7 @@ def command(
         )
         settings.check()
         parts = Parts.of(inputs.read_contrast(contrast, template), seed=seed, limit=limit)
-        loaded = inputs.open_model(model, device, dtype)
+        loaded = inputs.open_model(model, device, dtype, engine)
         outcome = run_job(loaded, parts, settings, say=say)
         written = [str(out / path.name) for path in outcome.write(folder)]
     return answer(outcome, written, perf_counter() - began)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steerkit.errors import ModelError
+from steerkit.models.blocks import layer_list
 from steerkit.models.fingerprint import fingerprint
-from steerkit.models.huggingface import context_length, own_names
+from steerkit.models.huggingface import context_length, last_norm, own_names
 from steerkit.protocols import ModelInfo
 from steerkit.site import Stream
 
@@ -39,14 +40,8 @@ def checkpoint_info(
     Raises:
         ModelError: no safetensors there, or parameters of other names than the library's.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    given: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     folder = _folder(name_or_path, revision)
-    config = AutoConfig.from_pretrained(folder, **given)
-    inner = config.get_text_config()
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config, **given)
+    network, inner = _empty(folder, trust_remote_code)
     name = folder.resolve().name if Path(name_or_path).is_dir() else str(name_or_path)
     names = [parameter for parameter, _ in own_names(network)]
     return ModelInfo(
@@ -61,6 +56,46 @@ def checkpoint_info(
         device=device,
         fingerprint=fingerprint(_parameters(folder, names), inner.to_dict()),
     )
+
+
+def read_out_parts(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module | None, Tensor]:
+    """The final norm and the unembedding's weight of a checkpoint, in the dtype of its files.
+
+    Raises:
+        ModelError: no safetensors there, or parameters of other names than the library's.
+    """
+    folder = _folder(name_or_path, revision)
+    network, inner = _empty(folder, trust_remote_code)
+    backbone, _ = layer_list(network, int(inner.num_hidden_layers))
+    norm, head = last_norm(backbone), network.get_output_embeddings()
+    # One parameter may have several names, where embeddings are tied: the first is in the file.
+    names = {id(parameter): name for name, parameter in own_names(network)}
+    own = {} if norm is None else {names[id(p)]: name for name, p in norm.named_parameters()}
+    wanted = names.get(id(getattr(head, "weight", None)))
+    if wanted is None:
+        raise ModelError(f"{folder} has no unembedding by a name that is known; use sk.load")
+    found = dict(_parameters(folder, [wanted, *own]))
+    if norm is not None:
+        norm = norm.to_empty(device="cpu")
+        for name, inside in own.items():
+            norm.get_parameter(inside).data = found[name].clone()
+    return norm, found[wanted]
+
+
+def _empty(folder: Path, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The checkpoint's network without weights, and the configuration of its text part."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
+    config = AutoConfig.from_pretrained(folder, **given)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config, **given)
+    return network, config.get_text_config()
 
 
 def _folder(name_or_path: str | Path, revision: str | None) -> Path:

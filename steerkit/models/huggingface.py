@@ -182,14 +182,7 @@ class HuggingFaceEngine:
 
     def final_norm(self) -> nn.Module | None:
         """The norm between the last block and the unembedding, where there is one."""
-        found = [
-            module
-            for name, module in self.backbone.named_children()
-            if "norm" in type(module).__name__.lower()
-            and "emb" not in name
-            and getattr(module, "weight", None) is not None
-        ]
-        return found[-1] if found else None
+        return last_norm(self.backbone)
 
     def as_hf(self, table: ProgramTable | None) -> AbstractContextManager[Any]:
         """The network itself, steered while the context is open."""
@@ -198,6 +191,18 @@ class HuggingFaceEngine:
     def _accepted(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Those inputs that this network's forward takes by name."""
         return {name: value for name, value in inputs.items() if name in self._takes}
+
+
+def last_norm(backbone: nn.Module) -> nn.Module | None:
+    """The norm after the last block, where there is one."""
+    found = [
+        module
+        for name, module in backbone.named_children()
+        if "norm" in type(module).__name__.lower()
+        and "emb" not in name
+        and getattr(module, "weight", None) is not None
+    ]
+    return found[-1] if found else None
 
 
 def context_length(config: Any) -> int:

@@ -11,6 +11,9 @@ from steerkit.models.view import LanguageModel
 from steerkit.registry import suggest
 
 ORGANISM = "organism:"
+VLLM = "vllm:"
+FAILURES = (OSError, ValueError, KeyError, ImportError)
+"""What the library raises where files are missing or are not what they should be."""
 
 
 def load(
@@ -20,8 +23,12 @@ def load(
     device: Any = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    **engine: Any,
 ) -> LanguageModel:
     """Load a model and its tokenizer by hub name, folder, or `organism:NAME`.
+
+    With `vllm:` before any of these it runs inside vLLM, if that is installed: the same
+    protocol, `resid_pre` and `resid_post` as streams, answers by continuous batching.
 
     Args:
         name_or_path: what to load.
@@ -30,12 +37,27 @@ def load(
         revision: of a hub model.
         trust_remote_code: run model code that comes with the checkpoint. Only for sources
             that you trust.
+        engine: of `vllm:` only, options of `vllm.LLM` (`enforce_eager`, `max_model_len`,
+            `gpu_memory_utilization`, `tensor_parallel_size`, ...).
 
     Raises:
         ModelError: no such model, an incomplete folder, or a model that cannot be wrapped.
     """
+    if str(name_or_path).startswith(VLLM):
+        return _in_vllm(
+            str(name_or_path).removeprefix(VLLM),
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **engine,
+        )
+    if engine:
+        raise ModelError(
+            f"{', '.join(sorted(engine))}: an option of vLLM; load '{VLLM}{name_or_path}' with it"
+        )
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     source, name = _source(name_or_path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -49,13 +71,12 @@ def load(
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
     options = {key: value for key, value in options.items() if value}
     placement = {"device_map": "auto"} if device == "auto" else {}
-    failures = (OSError, ValueError, KeyError, ImportError)
     with _quietly() if Path(source).is_dir() else nullcontext():
         try:
             network = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, **placement, **options
             )
-        except failures as error:
+        except FAILURES as error:
             shipped = [f"{ORGANISM}{organism}" for organism in organisms.names()]
             raise ModelError(
                 f"cannot load '{name}': {_first_line(error)}. It is neither a folder here nor a "
@@ -63,13 +84,7 @@ def load(
                 if source == name
                 else f"cannot load '{name}': {_first_line(error)}"
             ) from error
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        except failures as error:
-            raise ModelError(
-                f"'{name}' has no tokenizer that can be loaded ({_first_line(error)}); load both "
-                "yourself and use wrap(model, tokenizer)"
-            ) from error
+        tokenizer = _tokenizer(source, name, options)
     if not placement:
         network = network.to(device)
     return wrap(network.eval(), tokenizer, name=name)
@@ -101,6 +116,45 @@ def wrap(model: Any, tokenizer: Any = None, *, name: str | None = None) -> Langu
         f"cannot wrap a {type(model).__name__}; give a Hugging Face causal LM, a "
         "TransformerLens HookedTransformer or TransformerBridge, or use load(name)"
     )
+
+
+def _in_vllm(
+    name_or_path: str, *, revision: str | None, trust_remote_code: bool, **options: Any
+) -> LanguageModel:
+    """The checkpoint inside vLLM."""
+    from transformers import AutoConfig
+
+    from steerkit.vllm.model import load as start
+
+    source, name = _source(name_or_path)
+    given = {"revision": revision, "trust_remote_code": trust_remote_code}
+    given = {key: value for key, value in given.items() if value}
+    tokenizer = _tokenizer(source, name, given)
+    try:
+        config = AutoConfig.from_pretrained(source, **given).get_text_config()
+    except FAILURES as error:
+        raise ModelError(f"cannot load '{name}': {_first_line(error)}") from error
+    return start(
+        source,
+        name,
+        tokenizer=tokenizer,
+        config=config,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        **options,
+    )
+
+
+def _tokenizer(source: str, name: str, options: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source, **options)
+    except FAILURES as error:
+        raise ModelError(
+            f"'{name}' has no tokenizer that can be loaded ({_first_line(error)}); load both "
+            "yourself and use wrap(model, tokenizer)"
+        ) from error
 
 
 @contextmanager

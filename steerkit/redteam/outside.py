@@ -30,6 +30,7 @@ def can_read_outside(model: Model, sites: Sequence[Site]) -> bool:
     return (
         isinstance(model, LanguageModel)
         and model.table is None
+        and model.path == "eager"
         and isinstance(model.network, nn.Module)
         and hasattr(model.network, "get_output_embeddings")
         and hasattr(model.engine, "blocks")

@@ -5,8 +5,10 @@ request; `requests` says what may stand there. vLLM finds the plugin by its entr
 (`plugin.activate`), and nothing of vLLM is imported before it asks.
 """
 
+from steerkit.vllm.records import Captured as Captured
+from steerkit.vllm.records import captured as captured
 from steerkit.vllm.registrations import Artefacts as Artefacts
 from steerkit.vllm.registrations import artefacts as artefacts
 from steerkit.vllm.requests import Asked as Asked
 
-__all__ = ["Artefacts", "Asked", "artefacts"]
+__all__ = ["Artefacts", "Asked", "Captured", "artefacts", "captured"]

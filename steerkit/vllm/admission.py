@@ -1,6 +1,7 @@
 """A front end's side: what a request asks for is looked up, checked and salted, or refused."""
 
 import hashlib
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ from steerkit.errors import InterventionError, SteerkitError
 from steerkit.models.checkpoints import checkpoint_info
 from steerkit.protocols import ModelInfo
 from steerkit.vllm.layers import ARCHITECTURES, STREAMS
+from steerkit.vllm.records import claim
 from steerkit.vllm.registrations import Artefacts
 from steerkit.vllm.requests import KEY, Asked, Steered, read, steered
 from steerkit.vllm.room import check
@@ -73,10 +75,12 @@ class Admission:
         Raises:
             VLLMValidationError: it cannot be had, and why. Servers answer with status 400.
         """
-        extra = getattr(parameters, "extra_args", None)
-        if not extra or KEY not in extra:
-            return None
+        extra = getattr(parameters, "extra_args", None) or {}
         try:
+            # Without a word of its own a request gets the default, if there is one.
+            default = None if KEY in extra else self._artefacts.default
+            if KEY not in extra and default is None:
+                return None
             if self._refusal:
                 raise InterventionError(f"this engine cannot steer requests: {self._refusal}")
             if resumable:
@@ -84,7 +88,12 @@ class Admission:
                     "the prompt of a streaming session goes on growing, and positions count from "
                     "its end; send whole requests"
                 )
-            asked = read(extra[KEY], self._artefacts)
+            asked = read(extra.get(KEY, default), self._artefacts, self.info)
+            if asked.captures and parameters.n > 1:
+                raise InterventionError(
+                    "several answers to one request would be captured under one name; ask for them "
+                    "in requests of their own (n=1)"
+                )
             found = steered(asked, self._artefacts, self.info)
             check(found.programs)
         except SteerkitError as error:
@@ -95,26 +104,41 @@ class Admission:
         """Put into an admitted request what the other processes need to know.
 
         Blocks of the prefix cache hold keys and values of the steered stream: the salt lets
-        only requests share them whose tokens were all treated alike.
+        only requests share them whose tokens were all treated alike. Tokens that are to be
+        captured must run, and are not read out of blocks.
+
+        Raises:
+            VLLMValidationError: captures whose names are taken, or a prompt_len of other tokens
+                than these.
         """
         parameters = request.sampling_params
-        extra = {**parameters.extra_args}
-        if not found.programs:
-            del extra[KEY]
-            parameters.extra_args = extra
-            return
-        extra[KEY] = asked.to_wire()
-        parameters.extra_args = extra
-        ends = (
-            ""
-            if found.prefix
-            else length_from_prompt_token_ids_or_embeds(
-                request.prompt_token_ids, request.prompt_embeds
-            )
+        length = length_from_prompt_token_ids_or_embeds(
+            request.prompt_token_ids, request.prompt_embeds
         )
-        text = f"{asked.key}:{ends}:{request.cache_salt or ''}"
-        request.cache_salt = f"steerkit-{hashlib.sha256(text.encode()).hexdigest()}"
-        if found.whole_prompt:
+        prompt_len = asked.prompt_len or length
+        try:
+            if prompt_len > length:
+                raise InterventionError(
+                    f"prompt_len counts tokens of the request, which has {length}; got "
+                    f"{asked.prompt_len}"
+                )
+            claim(asked.captures, self.info, asked.key if found.programs else "", self._artefacts)
+        except SteerkitError as error:
+            raise VLLMValidationError(f"steering refused: {error}", parameter=KEY) from error
+        extra = {**(parameters.extra_args or {})}
+        if not found.programs:
+            asked = replace(asked, parts=())
+        if asked.parts or asked.captures:
+            extra[KEY] = asked.to_wire()
+        else:
+            extra.pop(KEY, None)
+        parameters.extra_args = extra
+        if found.programs:
+            ends = "" if found.prefix else prompt_len
+            text = f"{asked.key}:{ends}:{request.cache_salt or ''}"
+            request.cache_salt = f"steerkit-{hashlib.sha256(text.encode()).hexdigest()}"
+        # The last token of a request always runs: it is what the next one is sampled from.
+        if found.whole_prompt or any(c.first(prompt_len) < length - 1 for c in asked.captures):
             parameters.skip_reading_prefix_cache = True
 
 

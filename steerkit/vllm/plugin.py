@@ -183,12 +183,16 @@ def _stepping(inner: Any) -> Callable[..., Any]:
         if step is None:
             return inner(self, *args, **kwargs)
         with stepping(step):
-            return inner(self, *args, **kwargs)
+            out = inner(self, *args, **kwargs)
+        known[self].ran(self, out)
+        return out
 
     return _model_forward
 
 
 def _followed(runner: Any) -> Any:
+    from vllm.distributed import get_tensor_model_parallel_rank
+
     from steerkit.vllm.admission import info_of
     from steerkit.vllm.registrations import artefacts
     from steerkit.vllm.worker import Followed
@@ -199,4 +203,5 @@ def _followed(runner: Any) -> Any:
         runner.max_num_reqs,
         device=runner.device,
         dtype=runner.dtype,
+        writes=get_tensor_model_parallel_rank() == 0,
     )

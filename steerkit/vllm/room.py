@@ -30,6 +30,12 @@ def check(programs: Mapping[Site, Program]) -> Capacity:
     Raises:
         InterventionError: more than the limit.
     """
+    for site, program in programs.items():
+        if any(rule.rule == "mask" for group in program.groups for rule in group.positions):
+            raise InterventionError(
+                f"this steering has a mask of positions at {site}, a row for each of its prompts; "
+                "a request in vLLM knows only itself: use a rule or indices"
+            )
     need = Capacity.fitting(list(programs.values()), slots=1)
     for name in ("terms", "groups", "indices", "latches"):
         if getattr(need, name) > getattr(LIMIT, name):

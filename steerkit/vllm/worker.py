@@ -17,6 +17,7 @@ from torch import Tensor
 from steerkit.protocols import ModelInfo
 from steerkit.site import Site
 from steerkit.vllm.operation import Step
+from steerkit.vllm.recording import Recorder
 from steerkit.vllm.registrations import Artefacts
 from steerkit.vllm.requests import KEY, Asked, steered
 from steerkit.vllm.room import Room
@@ -41,7 +42,7 @@ def watching() -> Iterator[dict[Site, dict[int, tuple[Tensor, Tensor]]]]:
 
 
 class Followed:
-    """The steered requests of one engine.
+    """The steered and the captured requests of one engine.
 
     Args:
         info: of the model.
@@ -49,6 +50,7 @@ class Followed:
         rows: requests of a batch, at most.
         device: where the stream is.
         dtype: of the stream.
+        writes: whether captures are written here, and not by another rank.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Followed:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        writes: bool = True,
     ) -> None:
         self._info, self._artefacts, self._rows = info, artefacts, rows
         self.room = Room(info.d_model, rows, device=device, dtype=dtype)
@@ -70,6 +73,7 @@ class Followed:
                 registers=torch.zeros(rows, 0, dtype=torch.int8, device=device),
                 sums=torch.zeros(rows, 0, info.d_model, dtype=compute, device=device),
             )
+        self._recorder = Recorder(artefacts, info.d_vocab, writes=writes)
         self._ids: list[str] = []
         self._plain: set[str] = set()
         self._seat: dict[str, int] = {}
@@ -80,22 +84,35 @@ class Followed:
         """Row in the batch, and seat."""
 
     def step(self, runner: Any) -> Step | None:
-        """What the runner's next forward is to do; None where no request of it is steered."""
+        """What the runner's next forward is to do; None where it is only to run."""
         batch = runner.input_batch
         if batch.req_ids != self._ids:
             self._follow(list(batch.req_ids), runner.requests)
-        if not self._steered:
+        if not self._steered and not self._recorder:
             return None
         starts = runner.query_start_loc.np
         computed = batch.num_computed_tokens_cpu
-        return self._step(
-            [
-                (int(starts[row]), int(starts[row + 1]), int(computed[row]))
-                for row, _ in self._steered
-            ]
-        )
 
-    def _step(self, rows: Sequence[tuple[int, int, int]]) -> Step:
+        def tokens(row: int) -> tuple[int, int, int]:
+            return int(starts[row]), int(starts[row + 1]), int(computed[row])
+
+        step = self._step([tokens(row) for row, _ in self._steered]) if self._steered else None
+        if not self._recorder:
+            return step
+        rows = {name: tokens(row) for row, name in enumerate(self._ids) if name in self._recorder}
+        return self._recorder.step(rows, step, self._seats.slot.device) or step
+
+    def ran(self, runner: Any, hidden: Tensor) -> None:
+        """Write what the forward that just ran had to capture.
+
+        Args:
+            runner: whose forward it was.
+            hidden: what it gave, `[token d_model]`.
+        """
+        if self._recorder:
+            self._recorder.write(hidden, runner.model.compute_logits)
+
+    def _step(self, rows: Sequence[tuple[int, int, int]]) -> PackedStep:
         """The step over the steered rows, each `(first token, end, position of the first)`."""
         table, latches, seats = self.room.table, self.room.latches, self._seats
         assert table is not None and latches is not None
@@ -137,6 +154,7 @@ class Followed:
             self._seats.slot[seat] = 0
         for name in [name for name in self._away if name not in requests]:
             del self._away[name], self._asked[name]
+        self._recorder.finished(requests)
         self._plain &= there
         for name in ids:
             if name in self._plain or name in self._seat:
@@ -144,9 +162,15 @@ class Followed:
             asked = self._asked.get(name) or _asked(requests[name])
             if asked is None:
                 self._plain.add(name)
-            else:
+                continue
+            prompt_len = asked.prompt_len or requests[name].num_prompt_tokens
+            if asked.captures:
+                self._recorder.follow(name, asked, prompt_len)
+            if asked.parts:
                 self._asked[name] = asked
-                self._sit(name, asked, requests[name].num_prompt_tokens)
+                self._sit(name, asked, prompt_len)
+            else:
+                self._plain.add(name)
         self._ids = ids
         self._steered = [
             (row, self._seat[name]) for row, name in enumerate(ids) if name in self._seat

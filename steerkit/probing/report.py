@@ -195,6 +195,11 @@ class ProbeReport:
             }[state]
             return f"{said} ({self.left_out.auc})"
         arm = next(a for a in self.arms if a.name == name)
+        if state != "beaten" and self.auc.value == arm.auc.value == 1:
+            return (
+                f"not above {PHRASES[name]}: both tell all prompts apart (AUC 1), and these "
+                "prompts cannot show more"
+            )
         how = {"beaten": "above", "matched": "not above", "undecided": "not shown to be above"}
         return f"{how[state]} {PHRASES[name]} ({arm.auc}; difference {arm.difference})"
 

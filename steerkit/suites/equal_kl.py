@@ -20,7 +20,7 @@ from steerkit.direction import Direction
 from steerkit.errors import SteerkitError
 from steerkit.program import Group, Opcode, Program
 from steerkit.prompts import Contrast, Prompt, groups_of
-from steerkit.protocols import Model
+from steerkit.protocols import Completion, Model
 from steerkit.scoring import kl_per_token, with_own_answers
 from steerkit.searches import calibrate
 from steerkit.searches.calibration.setup import parts
@@ -95,10 +95,12 @@ def equal_kl(subject: Subject) -> EqualKL:
     """Controls of a subject's steering, made once however many examinations ask."""
     assert subject.steered is not None
     if subject not in _MADE:
+        asked = harmless(subject.contrast("refusal"))
         _MADE[subject] = matched_controls(
             subject.model,
             subject.steered,
-            harmless(subject.contrast("refusal")),
+            asked,
+            said=subject.answers(asked.prompts),
             n=DRAWS,
             max_new_tokens=subject.max_new_tokens,
             token_budget=subject.token_budget,
@@ -120,6 +122,7 @@ def matched_controls(
     steered: Model,
     prompts: Side | Sequence[Prompt],
     *,
+    said: Sequence[Completion] | None = None,
     n: int = DRAWS,
     max_new_tokens: int = 32,
     token_budget: int = 4096,
@@ -132,6 +135,7 @@ def matched_controls(
         steered: a view of it. Of what is no view of a plain model, or has programs without a
             strength, the KL is measured and there are no controls; `why` says so.
         prompts: whose answers are to be kept.
+        said: the plain model's answers to them, where they are known already.
         n: random directions.
         max_new_tokens: of the plain model's answers.
         token_budget: padded tokens a forward pass.
@@ -142,16 +146,14 @@ def matched_controls(
     """
     given = prompts if isinstance(prompts, Side) else Side(tuple(prompts), groups_of(prompts))
     found, held = parts(given, 0.5, seed=seed)
-
-    def answered(side: Side) -> list[Tokenized]:
+    if said is None:
         said = model.generate(
-            side.prompts, max_new_tokens=max_new_tokens, token_budget=token_budget
+            given.prompts, max_new_tokens=max_new_tokens, token_budget=token_budget
         )
-        return with_own_answers(said)
-
-    asked = answered(found)
+    own = dict(zip(given.prompts, with_own_answers(said), strict=True))
+    asked, held_out = ([own[p] for p in side.prompts] for side in (found, held))
     budget = _mean(_kl(model, steered, asked, token_budget))
-    reported = _kl(model, steered, answered(held), token_budget)
+    reported = _kl(model, steered, held_out, token_budget)
     result = EqualKL(
         budget,
         found,
@@ -172,7 +174,7 @@ def matched_controls(
         return replace(result, why=why)
     try:
         return _calibrated(
-            result, model, steered, given, asked, n, max_new_tokens, token_budget, seed
+            result, model, steered, given, said, n, max_new_tokens, token_budget, seed
         )
     except SteerkitError as error:
         return replace(result, why=f"its strength cannot be turned ({error})")
@@ -183,7 +185,7 @@ def _calibrated(
     model: Model,
     steered: Model,
     given: Side,
-    asked: Sequence[Tokenized],
+    said: Sequence[Completion],
     n: int,
     max_new_tokens: int,
     token_budget: int,
@@ -191,6 +193,8 @@ def _calibrated(
 ) -> EqualKL:
     assert steered.table is not None
     programs = {s: p for s, p in steered.table.slots[0].items() if p}
+    own = dict(zip(given.prompts, with_own_answers(said), strict=True))
+    asked = [own[prompt] for prompt in result.found_on.prompts]
     means = states(model, asked, tuple(programs), token_budget=token_budget)
     turned = [Turned(programs, means, seed=seed, draw=draw) for draw in range(n + SPARE)]
     first = min(programs)
@@ -203,6 +207,7 @@ def _calibrated(
         model,
         names,
         [replace(p, group=g) for p, g in zip(given.prompts, given.groups, strict=True)],
+        said=said,
         kl=result.budget,
         intervene=along_another,
         tolerance=TOLERANCE,

@@ -15,15 +15,17 @@ from steerkit.suites.finding import Finding
 
 PART = 512
 """Answers that are generated before they are kept: what an interruption loses at most."""
+HEAD = {"kind": "answers", "format_version": 1}
+"""First line of a file of answers."""
 
 
 class KeptFindings:
     """Findings in a folder, each with a hash of all that it depends on; none without a folder."""
 
-    def __init__(self, folder: Path | None, about: object) -> None:
-        self._folder, self._key = folder, _digest(about)
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
 
-    def read(self, name: str) -> Finding | None:
+    def read(self, name: str, about: object) -> Finding | None:
         """A finding that was made under the same conditions."""
         if self._folder is None:
             return None
@@ -36,13 +38,13 @@ class KeptFindings:
             raise OutputError(
                 f"{file} is not valid JSON ({error}); remove it, and the question is asked again"
             ) from error
-        same = isinstance(data, dict) and data.get("key") == self._key
+        same = isinstance(data, dict) and data.get("key") == _digest(about)
         return Finding.from_json(data["finding"]) if same else None
 
-    def write(self, name: str, finding: Finding) -> None:
+    def write(self, name: str, finding: Finding, about: object) -> None:
         """Keep a finding; the file appears whole or not at all."""
         if self._folder is not None:
-            data = {"key": self._key, "finding": finding.to_json()}
+            data = {"key": _digest(about), "finding": finding.to_json()}
             write_text(self._folder / f"{name}.json", json.dumps(data))
 
 
@@ -51,12 +53,27 @@ class Answers:
 
     A prompt that is asked twice, in two roles or by two examinations, is answered once: what
     it is compared with later, and how it is grouped, the model does not see. The file is
-    JSONL, the first line a hash of all that answers depend on; what a killed process left of a
-    last line is made again.
+    JSONL: the first line says what it is, each other one holds an answer and a hash of all that
+    it depends on. Answers of other models and options are passed over and left where they are;
+    what a killed process left of a last line is made again.
+
+    Args:
+        file: where they are kept.
+        about: what all answers depend on.
+        arms: what those of single arms depend on besides.
+        views: what those of any other view may depend on besides, in the place of its arm.
     """
 
-    def __init__(self, file: Path | None = None, about: object = None) -> None:
-        self._file, self._key = file, _digest(about)
+    def __init__(
+        self,
+        file: Path | None = None,
+        about: object = None,
+        arms: Mapping[str, object] | None = None,
+        views: Sequence[object] = (),
+    ) -> None:
+        self._file, self._about = file, about
+        self._keys = {arm: _digest([about, of]) for arm, of in (arms or {}).items()}
+        self._others = {_digest([about, of]) for of in (None, *views)}
         self._known: dict[tuple[str, Prompt], Completion] = {}
         """By arm and what the model sees."""
         self._said: dict[tuple[str, Prompt], Completion] = {}
@@ -71,8 +88,12 @@ class Answers:
         arms: Sequence[str],
         prompts: Sequence[Prompt],
         generate: Callable[[Sequence[tuple[str, Prompt]]], Sequence[Completion]],
+        view: Callable[[], object] | None = None,
     ) -> dict[str, tuple[Completion, ...]]:
-        """Each arm's answer to each prompt; `generate` answers those that are new, in parts."""
+        """Each arm's answer to each prompt; `generate` answers those that are new, in parts.
+
+        `view` gives what the answers depend on where an arm is none of those named at first.
+        """
         every = [(arm, p) for p in prompts for arm in arms]
         seen = {p: _seen(p) for p in prompts}
         unknown: dict[tuple[str, Prompt], tuple[str, Prompt]] = {}
@@ -84,8 +105,8 @@ class Answers:
             part = new[start : start + PART]
             for (arm, p), said in zip(part, generate(part), strict=True):
                 self._known[arm, seen[p]] = said
-            self._keep(part)
-        self._keep(every)
+            self._keep(part, view)
+        self._keep(every, view)
         return {
             arm: tuple(replace(self._known[arm, seen[p]], prompt=p) for p in prompts)
             for arm in arms
@@ -94,7 +115,7 @@ class Answers:
     def __iter__(self) -> Iterator[tuple[str, Prompt, Completion]]:
         return ((arm, prompt, said) for (arm, prompt), said in self._said.items())
 
-    def _keep(self, asked: Sequence[tuple[str, Prompt]]) -> None:
+    def _keep(self, asked: Sequence[tuple[str, Prompt]], view: Callable[[], object] | None) -> None:
         """Hold what these were answered, once for each reference, and write what is new."""
         said = {}
         for arm, p in asked:
@@ -103,11 +124,15 @@ class Answers:
                 said[arm, p] = replace(self._known[arm, _seen(p)], prompt=p)
         self._said |= said
         if said and self._file is not None:
-            self._append(self._file, said)
+            other = _digest([self._about, None if view is None else view()])
+            self._append(self._file, said, other)
 
-    def _append(self, file: Path, said: Mapping[tuple[str, Prompt], Completion]) -> None:
+    def _append(
+        self, file: Path, said: Mapping[tuple[str, Prompt], Completion], other: str
+    ) -> None:
         rows = [
             {
+                "key": self._keys.get(arm, other),
                 "arm": arm,
                 "prompt": asdict(prompt),
                 "text": one.text,
@@ -118,7 +143,7 @@ class Answers:
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         if not self._begun:
-            write_text(file, json.dumps({"key": self._key}) + "\n" + text)
+            write_text(file, json.dumps(HEAD) + "\n" + text)
             self._begun = True
             return
         try:
@@ -132,12 +157,15 @@ class Answers:
         lines = whole.split("\n") if newline else []
         try:
             rows = [json.loads(line) for line in lines]
-            if not rows or rows[0].get("key") != self._key:
+            if not rows or rows[0] != HEAD:
                 return
             for row in rows[1:]:
+                arm = row["arm"]
+                mine = {self._keys[arm]} if arm in self._keys else self._others
+                if row["key"] not in mine:
+                    continue
                 prompt = _prompt(row["prompt"])
                 said = Completion(prompt, row["text"], tuple(row["tokens"]), tuple(row["given"]))
-                arm = row["arm"]
                 self._said[arm, prompt] = self._known[arm, _seen(prompt)] = said
                 self._held.add((arm, _seen(prompt), prompt.answer))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

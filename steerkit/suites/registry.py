@@ -31,6 +31,9 @@ class Examination:
         needs: roles of prompts without which it cannot be asked.
         arms: what else there must be: `steered`, `against`.
         either: whether any one of `arms` is enough.
+        reads: the arms that it is shown, beside the model; by default `arms` where it needs them
+            all, else every one that is given. Its finding is kept for as long as these stay,
+            whatever else is compared.
         run: the subject in, the finding out.
     """
 
@@ -41,6 +44,19 @@ class Examination:
     needs: tuple[str, ...] = ()
     arms: tuple[str, ...] = ()
     either: bool = False
+    reads: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        unseen = [arm for arm in self.arms if arm not in self.looks_at]
+        if unseen:
+            raise MethodError(f"'{self.name}' needs {', '.join(unseen)} and does not read it")
+
+    @property
+    def looks_at(self) -> tuple[str, ...]:
+        """The arms that it is shown, beside the model."""
+        if self.reads is not None:
+            return self.reads
+        return self.arms if self.arms and not self.either else (STEERED, AGAINST)
 
     def missing(self, subject: Subject) -> str:
         """Why it cannot be asked of this subject; empty if it can."""
@@ -65,7 +81,9 @@ _STATES = (
     "cleaned_direction",
 )  # fmt: skip
 _SAMPLED = ("decoding", "branching")
-_TWO_MODELS = ("similarity", "token_shift", "representation_shift", "transfer", "membership")
+_TWO_MODELS = (
+    "similarity", "ablation", "token_shift", "representation_shift", "transfer", "membership",
+)  # fmt: skip
 
 SUITES: Mapping[str, tuple[str, ...]] = {
     "behaviour": _BEHAVIOUR,
@@ -85,11 +103,15 @@ def register(
     needs: Sequence[str] = (),
     arms: Sequence[str] = (),
     either: bool = False,
+    reads: Sequence[str] | None = None,
 ) -> Callable[[Run], Run]:
     """Decorator: make a function of the subject the examination called `name`."""
 
     def keep(run: Run) -> Run:
-        examination = Examination(name, question, source, run, tuple(needs), tuple(arms), either)
+        shown = None if reads is None else tuple(reads)
+        examination = Examination(
+            name, question, source, run, tuple(needs), tuple(arms), either, shown
+        )
         EXAMINATIONS.register(name)(examination)
         return run
 

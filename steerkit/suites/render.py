@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from steerkit.suites.result import SuiteReport
 
 HERE = "steerkit.suites"
+_SHORT = ("fraction", *DIFFERENCES)
+"""Units that a line on a phone has room for."""
 ARMS = {
     "model": "model (audited)",
     "steered": "steered (the same model)",
@@ -60,6 +62,7 @@ def _told(report: "SuiteReport") -> dict[str, Any]:
         "rows": rows(report),
         "count": counted(report),
         "facts": facts(report),
+        "compared": compared(report),
         "not_measured": [
             (questions.get(name, name), name, why) for name, why in report.not_measured.items()
         ],
@@ -127,7 +130,9 @@ def leading(finding: Finding) -> dict[str, str] | None:
         held = f"{bound:g}"
     if estimate.unit.lower() in name.lower():
         estimate = replace(estimate, unit="")
-    return {"name": name, "number": shown(estimate), "bound": held}
+    bare = shown(estimate) if estimate.unit in _SHORT else str(estimate)
+    short = bare.replace("points", "pt")
+    return {"name": name, "number": shown(estimate), "short": short, "bound": held}
 
 
 def missed(finding: Finding) -> str:
@@ -145,6 +150,17 @@ def missed(finding: Finding) -> str:
         )
     tested = [(n, chance) for n, chance in finding.nulls.items() if chance.p == finding.p]
     told += [f"{n}: above {c.q95:.3g} would not have been called chance" for n, c in tested[:1]]
+    return "; ".join(told)
+
+
+def compared(report: "SuiteReport") -> str:
+    """What stands beside the audited model, for the line under the title."""
+    about = report.provenance.get("arms", {})
+    told = []
+    if "steered" in about:
+        told.append(f"steered by {'; '.join(about['steered']['steering']) or 'another model'}")
+    if "against" in about:
+        told.append(f"compared with {about['against']['name']}")
     return "; ".join(told)
 
 

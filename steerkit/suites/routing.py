@@ -11,11 +11,12 @@ from typing import Any
 from steerkit.audits.evidence import Item
 from steerkit.audits.section import Section
 from steerkit.captures import capture
+from steerkit.errors import PromptError
 from steerkit.extraction import extract
 from steerkit.plotting.style import COLOURS
 from steerkit.plotting.suites import layer_curve
 from steerkit.prompts import Contrast
-from steerkit.searches import Final, Sweep, search
+from steerkit.searches import Final, Judged, Sweep, search
 from steerkit.site import Site
 from steerkit.statistics import Estimate, Null, cluster_mean
 from steerkit.suites.finding import Answer, Finding
@@ -36,7 +37,16 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
         subject: the audited model.
         role: a contrast whose positive side shows the behaviour; with right answers.
         what: the behaviour in words, such as `harmful requests are left unanswered`.
+
+    Raises:
+        PromptError: prompts without right answers: unanswered is what the subject's scorer does
+            not call right.
     """
+    if not all(p.answer for p in subject.contrast(role).prompts):
+        raise PromptError(
+            f"the role '{role}' needs right answers: what is unanswered is told by them; give "
+            "every row an answer"
+        )
     left = unanswered(subject, role)
     if left.high < LEAST:
         sentence = f"There is nothing to route: {percent(left)} of {what}."
@@ -49,7 +59,14 @@ def routed(subject: Subject, role: str, what: str) -> Finding:
         directions,
         rest,
         strengths=(0.6, 1.0),
-        objective="unanswered",
+        objective=Judged(
+            lambda asked, said: [
+                1 - subject.right(text, p.answer) for p, text in zip(asked, said, strict=True)
+            ],
+            name="unanswered",
+            max_new_tokens=subject.max_new_tokens,
+            token_budget=subject.token_budget,
+        ),
         n_random=DRAWS,
         null_budget=0,
         max_new_tokens=subject.max_new_tokens,

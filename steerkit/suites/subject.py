@@ -1,7 +1,8 @@
 """The model that is audited, what it is compared with, and its answers, generated once."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from steerkit.audits.evidence import includes
@@ -9,6 +10,7 @@ from steerkit.models.together import generate_together
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion, Model
 from steerkit.refusals import is_refusal
+from steerkit.suites.identity import programs_sha256
 from steerkit.suites.kept import Answers
 from steerkit.suites.material import Material
 
@@ -49,6 +51,14 @@ class Subject:
         found = {MODEL: self.model, STEERED: self.steered, AGAINST: self.against}
         return {name: model for name, model in found.items() if model is not None}
 
+    def only(self, arms: Sequence[str]) -> "Subject":
+        """The same subject with the model, and of the other arms these alone."""
+        return replace(
+            self,
+            steered=self.steered if STEERED in arms else None,
+            against=self.against if AGAINST in arms else None,
+        )
+
     def contrast(self, role: str) -> Contrast:
         """The prompts of a two-sided role."""
         return self.material.contrasts[role]
@@ -78,7 +88,14 @@ class Subject:
             asked = [(models[arm], prompt) for arm, prompt in new]
             return generate_together(asked, max_new_tokens=longest, token_budget=budget)
 
-        return self.answered.of(tuple(models), prompts, generate)
+        other = set(models) - {MODEL, STEERED, AGAINST}
+        view = (lambda: self.made_of) if other else None
+        return self.answered.of(tuple(models), prompts, generate, view)
+
+    @cached_property
+    def made_of(self) -> dict[str, Any]:
+        """What views that are fitted in an audit depend on, as JSON: all but the judges."""
+        return {name: what for name, what in self.provenance().items() if name != "judges"}
 
     def provenance(self) -> dict[str, Any]:
         """Everything that findings depend on, as JSON."""
@@ -88,6 +105,7 @@ class Subject:
                     "name": model.info.name,
                     "fingerprint": model.info.fingerprint,
                     "steering": list(getattr(model, "steering", ())),
+                    "programs": programs_sha256(model),
                 }
                 for name, model in self.arms.items()
             },

@@ -1,7 +1,7 @@
 """The verb: ask a suite's questions of a model, keep every answer, report."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -44,9 +44,11 @@ def examine(
     """Ask a suite's questions of a model, steered and against another model where given.
 
     With `out`, each answer and finding is kept as soon as it is made: an interrupted audit goes
-    on where it stopped, one by other judges asks again of the same answers, and one of other
-    models, prompts or options starts anew. A question that fails on these models or prompts is
-    not measured, for the reason that the report gives, and the others are asked all the same.
+    on where it stopped, one by other judges asks again of the same answers, one with another
+    steering or another model to compare with asks again only what looks at these, and one of
+    another model, other prompts or options starts anew. A question that fails on these models or
+    prompts is not measured, for the reason that the report gives, and the others are asked all
+    the same.
 
     Args:
         model: the model that is audited, plain.
@@ -88,13 +90,12 @@ def examine(
         token_budget,
         seed,
     )
-    about = {**subject.provenance(), "versions": {name: version(name) for name in PACKAGES}}
+    made_with = {"versions": {name: version(name) for name in PACKAGES}}
+    about = {**subject.provenance(), **made_with}
     folder = None if out is None else Path(out) / "findings"
-    kept = KeptFindings(folder, about)
-    said = {name: what for name, what in about.items() if name != "judges"}
-    subject = replace(
-        subject, answered=Answers(None if folder is None else folder / "_answers.jsonl", said)
-    )
+    kept = KeptFindings(folder)
+    subject = replace(subject, answered=_answers(subject, questions, folder, made_with))
+    shown = {arms: subject.only(arms) for arms in {question.looks_at for question in questions}}
     findings: dict[str, Finding] = {}
     missing: dict[str, str] = {}
     failed: list[SteerkitError] = []
@@ -108,7 +109,8 @@ def examine(
                 continue
             began = time.perf_counter()
             try:
-                findings[question.name] = _answer(question, subject, kept)
+                seen = shown[question.looks_at]
+                findings[question.name] = _answer(question, seen, kept, made_with)
             except OutputError:  # nothing can be kept, or what was kept cannot be trusted
                 raise
             except SteerkitError as error:
@@ -136,12 +138,26 @@ def examine(
     return report
 
 
-def _answer(question: Examination, subject: Subject, kept: KeptFindings) -> Finding:
+def _answers(
+    subject: Subject, questions: Sequence[Examination], folder: Path | None, made_with: object
+) -> Answers:
+    """What was answered before by the same arms, and by views that were made in the same way."""
+    told = subject.made_of
+    of_all = {name: what for name, what in told.items() if name != "arms"}
+    views = [subject.only(arms).made_of for arms in {q.looks_at for q in questions}]
+    file = None if folder is None else folder / "_answers.jsonl"
+    return Answers(file, [made_with, of_all], told["arms"], views)
+
+
+def _answer(
+    question: Examination, subject: Subject, kept: KeptFindings, made_with: Mapping[str, object]
+) -> Finding:
     """The finding of a question: one that was kept, or one that is kept from now on."""
-    found = kept.read(question.name)
+    about = {**subject.provenance(), **made_with}
+    found = kept.read(question.name, about)
     if found is None:
         found = _judged(question, subject)
-        kept.write(question.name, found)
+        kept.write(question.name, found, about)
     return found
 
 

@@ -35,6 +35,7 @@ LEAST, MOST = 29, 74
 """The 99.9% binomial interval of 5% in 1,000 draws."""
 
 PLANTED: Mapping[str, str] = {
+    "ablation": "suites/test_ablation.py::test_an_ablation_is_one",
     "branching": "suites/test_branching.py::"
     "test_a_sharpened_choice_is_found_and_its_reverse_is_not",
     "association": "suites/test_suites.py::test_planted_associations_are_found_with_sign_and_size",

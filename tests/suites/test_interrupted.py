@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 import steerkit as sk
+from steerkit.errors import MethodError
 from steerkit.models import LanguageModel
 from steerkit.prompts import Prompt
 from steerkit.statistics import wilson
 from steerkit.suites import Examination, Finding, Material, kept
+from steerkit.suites.examinations.side_effects import SHOTS
 from steerkit.suites.subject import STEERED
 
 QUIET: dict[str, Any] = {"max_new_tokens": 3, "progress": False}
@@ -177,8 +179,76 @@ def test_no_examination_asks_again_what_another_asked(
     plain = [p for program, p in asked if program is None and not (p.system or p.shots)]
     steered = [p for program, p in asked if program is asked[1][0]]
     assert len(steered) == len(set(steered)) == len(nameless), "each once"
-    # Random directions of equal KL are matched on harmless answers of their own.
-    harmful = {replace(p, answer="", group="", category="") for p in nameless.positive}
-    assert sorted(plain.count(p) for p in harmful) == [1] * len(harmful)
+    # Answers that random directions of equal KL are held against are these, too: all but the
+    # worked examples, which are asked without what the prompts are compared with.
+    every = {replace(p, answer="", group="", category="") for p in nameless.prompts}
+    assert sorted(plain.count(p) for p in every) == [1] * (len(every) - SHOTS) + [2] * SHOTS
     # Held against another reference, an answer is another item.
     assert len({i.index for i in found.items if i.arm == "model"}) == len(nameless) + len(again)
+
+
+def seen(name: str, log: list[str], **how: Any) -> Examination:
+    """Asks every arm that it is shown one side of the refusal prompts, and a view of its own."""
+
+    def run(subject: Any) -> Finding:
+        log.append(f"{name}: {' '.join(subject.arms)}")
+        prompts = subject.contrast("refusal").positive
+        said = {arm: subject.answers(prompts, arm)[0].text for arm in subject.arms}
+        if subject.steered is not None:
+            subject.said_by(subject.steered, prompts, f"steered, for {name}")
+        return Finding("yes", json.dumps(said), {"rate": wilson(3, 4)})
+
+    return Examination(name, f"{name}?", "here", run, **how)
+
+
+def test_another_arm_asks_again_only_what_looks_at_it(
+    material: Material, tmp_path: Path, generated: list[int]
+) -> None:
+    """Answers of the model and of its steering stay when a model to compare with comes in."""
+    model, other = (sk.load(f"organism:{name}") for name in ("aligned", "base"))
+    acts = sk.capture(model, material.contrasts["refusal"], progress=False)
+    steering = sk.Ablate(sk.extract(acts, n_folds=0, progress=False).at(2))
+    log: list[str] = []
+    asked = [
+        seen("alone", log, reads=()),
+        seen("steered", log, arms=(STEERED,)),
+        seen("every", log),
+    ]
+    options: dict[str, Any] = {**QUIET, "material": material, "steering": steering}
+    first = sk.audit(model, suite=asked, out=tmp_path, **options)
+    assert log == ["alone: model", "steered: model steered", "every: model steered"]
+    log.clear()
+    generated.clear()
+    both = sk.audit(model, suite=asked, out=tmp_path, against=other, **options)
+    assert log == ["every: model steered against"] and generated == [5]
+    for name in ("alone", "steered"):
+        assert both[name].sentence == first[name].sentence
+    whole = sk.audit(model, suite=asked, against=other, **options)
+    kept = [i.to_json() for i in both.items]
+    assert sorted(map(str, kept)) == sorted(str(i.to_json()) for i in whole.items)
+    assert {i.arm for i in both.items} > {"against", "steered", "steered, for steered"}
+    # And back: nothing is answered again, and nothing of what is gone is in the report.
+    generated.clear()
+    back = sk.audit(model, suite=asked, out=tmp_path, **options)
+    assert generated == [] and {i.arm for i in back.items} == {i.arm for i in first.items}
+
+
+def test_another_vector_is_another_steering_though_it_reads_the_same(
+    material: Material, tmp_path: Path, generated: list[int]
+) -> None:
+    model = sk.load("organism:aligned")
+    acts = sk.capture(model, material.contrasts["refusal"], progress=False)
+    one = sk.extract(acts, n_folds=0, progress=False).at(2)
+    other = replace(one, unit=one.unit.flip(0))
+    views = [model.with_(sk.Ablate(d)) for d in (one, other)]
+    assert views[0].steering == views[1].steering, "in words they are one"
+    log: list[str] = []
+    for view in views:
+        sk.audit(model, suite=[seen("every", log)], steering=view, material=material,
+                 out=tmp_path, **QUIET)  # fmt: skip
+    assert len(log) == 2 and generated[-2:] == [5, 5], "steered, and the view of its own"
+
+
+def test_what_an_examination_needs_it_is_shown() -> None:
+    with pytest.raises(MethodError, match="needs steered and does not read it"):
+        Examination("odd", "?", "", lambda s: Finding("no", ""), arms=(STEERED,), reads=())

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from steerkit.plotting.numbers import numbers
 from steerkit.statistics import Estimate, Null, cluster_mean, detectable, wilson
 from steerkit.suites import Examination, Finding, Material, SuiteReport, examine
 from steerkit.suites.examples import N_ARMS, examples_of, judged
-from steerkit.suites.render import to_html, to_markdown
+from steerkit.suites.render import to_html, to_markdown, told_p
 from steerkit.suites.tables import amount, shown
 
 ASKED = [
@@ -266,3 +267,25 @@ def test_judgements_are_told_in_words() -> None:
     assert (of(judge=0.0), of()) == ("does not comply", "not judged")
     nan = float("nan")
     assert of(refusal=nan, correct=1.0) == of(judge=nan) == "the judge failed"
+
+
+def test_on_a_phone_the_verdict_is_a_line_a_question_and_in_full_behind_a_box(
+    report: SuiteReport, page: str
+) -> None:
+    """Answer, what was asked, and the number fit one line; the rest of them is there unseen."""
+    verdict = page[page.index('<section class="verdict') :].split("</section>")[0]
+    lines = [one.split("</div>")[0] for one in verdict.split('<div class="question">')[1:]]
+    assert len(lines) == len(report.findings)
+    for line, (name, finding) in zip(lines, report.findings.items(), strict=True):
+        short = re.findall(r'class="short">([^<]*)<', line)
+        number = re.findall(r'<b class="n short">([^<]*)<', line)
+        assert short == [name.replace("_", " ")] and f">{finding.answer}<" in line
+        assert len(short[0]) + len("".join(number)) <= 44, "or it takes two lines"
+    hidden = " ".join(re.findall(r'full">([^<]*)<', verdict))
+    for examination in report.asked:
+        assert examination.question in unescape(hidden)
+    for name, p in report.p_adjusted.items():
+        assert p is None or told_p(p) in unescape(hidden), name
+    assert '<input type="checkbox" id="in-full"><label for="in-full"' in verdict
+    assert "#in-full:checked ~ * .full { display: inline; }" in page
+    assert all(f'href="#missing-{name}"' in verdict for name in report.not_measured)

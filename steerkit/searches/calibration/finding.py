@@ -16,7 +16,7 @@ from steerkit.batch import Positions
 from steerkit.calibrated import CalibratedStrength
 from steerkit.direction import Direction
 from steerkit.errors import DirectionError, MethodError
-from steerkit.protocols import Model
+from steerkit.protocols import Completion, Model
 from steerkit.searches.calibration.gauges import Gauge, KLGauge, Statistic, read_all
 from steerkit.searches.calibration.results import Calibration, Calibrations
 from steerkit.searches.calibration.roots import Hunt
@@ -39,6 +39,7 @@ def calibrate(
     directions: Direction | Sequence[Direction],
     prompts: Prompts,
     *,
+    said: Sequence[Completion] | None = None,
     kl: float = 0.1,
     effect: Effect | None = None,
     statistic: Statistic = "mean",
@@ -68,6 +69,8 @@ def calibrate(
         directions: taken on this model.
         prompts: those whose answers are to be kept (for a KL), or changed (for an effect). Of
             a contrast, the aim says which side that is.
+        said: the plain model's own answers to them, in order, where they are known already;
+            they are what a KL is taken on.
         kl: budget of KL(plain || steered) in nats a token, teacher-forced on the plain
             model's own answers.
         effect: instead of a budget: an objective (or its name) and the change of it, in the
@@ -106,7 +109,16 @@ def calibrate(
     dials = every_dial(listed, intervene, aim, Positions.of(positions), reference, at_most)
     found, held = parts(side_of(prompts, aim, effect is not None), fraction, seed=seed)
     make = gauge_maker(
-        model, listed, prompts, kl, effect, statistic, aim, max_new_tokens, token_budget
+        model,
+        listed,
+        prompts,
+        kl,
+        effect,
+        statistic,
+        aim,
+        max_new_tokens,
+        token_budget,
+        said,
     )
     gauge = make(found)
     goal = kl if effect is None else float(effect[1])

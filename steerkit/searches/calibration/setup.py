@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from steerkit.batch import Positions
+from steerkit.batch import Positions, Tokenized
 from steerkit.direction import Direction
 from steerkit.errors import MethodError, PromptError
 from steerkit.prompts import Contrast, Prompt, groups_of
-from steerkit.protocols import Intervention, Model
+from steerkit.protocols import Completion, Intervention, Model
+from steerkit.scoring import with_own_answers
 from steerkit.searches.calibration.gauges import EffectGauge, Gauge, KLGauge, Statistic
 from steerkit.searches.candidates import Aim, Factory, Operation, operation
 from steerkit.searches.guards import KLGuard
@@ -124,11 +125,20 @@ def gauge_maker(
     aim: Aim,
     max_new_tokens: int,
     token_budget: int,
+    said: Sequence[Completion] | None = None,
 ) -> Callable[[Side], Gauge]:
-    """A maker of the gauge for either part of the prompts."""
+    """A maker of the gauge for either part of the prompts.
+
+    Raises:
+        MethodError: another number of answers in `said` than of prompts that a KL is taken on.
+    """
     if effect is None:
+        own = None if said is None else _own(side_of(prompts, aim, False), said)
 
         def by_kl(side: Side) -> Gauge:
+            if own is not None:
+                known = tuple(own[p] for p in side.prompts)
+                return KLGauge(model, KLGuard(known, side.groups, kl, token_budget), statistic)
             guard = KLGuard.on(
                 model,
                 side.prompts,
@@ -142,6 +152,16 @@ def gauge_maker(
         return by_kl
     target = _objective(effect[0], model, directions, prompts, max_new_tokens, token_budget)
     return lambda side: EffectGauge.on(model, target, side, sign(aim))
+
+
+def _own(side: Side, said: Sequence[Completion]) -> dict[Prompt, Tokenized]:
+    """Each prompt with the answer that was given to it, as tokens."""
+    if len(said) != len(side.prompts):
+        raise MethodError(
+            f"{len(said)} answers were given for {len(side.prompts)} prompts; give the plain "
+            "model's answer to each of them, in their order, or leave said= out"
+        )
+    return dict(zip(side.prompts, with_own_answers(said), strict=True))
 
 
 def _objective(

@@ -74,6 +74,7 @@ class _Ablated:
     "cleaned_direction",
     question="Do directions still route refusal and the topic without other concepts in them?",
     needs=("refusal", "topic"),
+    reads=(),
     source="concept-cleaned direction, surgical ablation (arXiv:2603.18280), beside random ones",
 )
 def cleaned_direction(subject: Subject) -> Finding:

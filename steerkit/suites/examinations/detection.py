@@ -32,6 +32,7 @@ OVER_DEPTH = (
     "detection",
     question="Does it tell harmful requests from harmless ones, beyond their words?",
     needs=("refusal",),
+    reads=(),
     source="a probe with nested selection beside its controls (after arXiv:2603.18280)",
 )
 def detection(subject: Subject) -> Finding:

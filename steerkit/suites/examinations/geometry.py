@@ -21,6 +21,7 @@ SMALL = 5.0
     "geometry",
     question="Do harmful and harmless requests lie further apart in its states than elsewhere?",
     needs=("refusal",),
+    reads=(AGAINST,),
     source="alignment quality in a sound form: fixed scale, no t-SNE (after arXiv:2506.13901)",
 )
 def geometry(subject: Subject) -> Finding:

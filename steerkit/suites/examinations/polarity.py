@@ -35,6 +35,7 @@ ANSWERED, ASKED = "answered yes and no", "asked"
     "polarity",
     question="Does it tell a statement from its negation, beyond the words?",
     needs=("polarity",),
+    reads=(),
     source="PA-CCS on folds that split no pair, beside the words (after arXiv:2511.21737)",
 )
 def polar(subject: Subject) -> Finding:

@@ -10,6 +10,7 @@ from steerkit.suites.subject import Subject
     "refusal_routing",
     question="Is there one direction whose ablation makes it answer harmful requests?",
     needs=("refusal",),
+    reads=(),
     source="directional ablation (arXiv:2406.11717), as a measurement of how refusal is held",
 )
 def refusal_routing(subject: Subject) -> Finding:

@@ -10,6 +10,7 @@ from steerkit.suites.subject import Subject
     "topic_detection",
     question="Does it tell the topic from its control, beyond the words?",
     needs=("topic",),
+    reads=(),
     source="detection beside routing (arXiv:2603.18280)",
 )
 def topic_detection(subject: Subject) -> Finding:

@@ -10,6 +10,7 @@ from steerkit.suites.subject import Subject
     "topic_routing",
     question="Is there one direction whose ablation makes it answer the topic?",
     needs=("topic",),
+    reads=(),
     source="surgical ablation (arXiv:2603.18280), layer and operator chosen on other prompts",
 )
 def topic_routing(subject: Subject) -> Finding:

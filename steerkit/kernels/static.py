@@ -77,7 +77,7 @@ def prepare(
 
 def rows_program(
     h: Float[Tensor, "*token d_model"],
-    slot: Int[Tensor, "*token"],
+    slot: Int[Tensor, "*token_or_none"],
     active: Int[Tensor, "*token"],
     tensors: TableTensors,
     site: int,
@@ -90,7 +90,8 @@ def rows_program(
 
     Args:
         h: the stream.
-        slot: program of each token.
+        slot: program of each token; of no dimensions where all share one, whose vectors are then
+            not copied for each of them.
         active: the terms that may act at this site, `Rows.active[site]`.
         tensors: of the table.
         site: number of the site in the table.
@@ -113,7 +114,7 @@ def rows_program(
 def _group(
     x: Float[Tensor, "*token d_model"],
     on: Bool[Tensor, "*token term"],
-    slot: Int[Tensor, "*token"],
+    slot: Int[Tensor, "*token_or_none"],
     tensors: TableTensors,
     site: int,
     group: int,
@@ -134,7 +135,7 @@ def _group(
     c = a
     if capacity.reads:
         read = tensors.read[:, site, group][slot]
-        p = (x[..., None, :] * read).sum(-1) - numbers[..., layout.OFFSET]
+        p = _levels(x, read) - numbers[..., layout.OFFSET]
         if Opcode.AFFINE in capacity.opcodes:
             c = torch.where(opcode == int(Opcode.AFFINE), a * p + b, c)
         if Opcode.CLAMP in capacity.opcodes:
@@ -142,7 +143,7 @@ def _group(
         if Opcode.ACTIVATION in capacity.opcodes:
             c = torch.where(opcode == int(Opcode.ACTIVATION), z * (a - torch.where(p > b, p, 0)), c)
         if Opcode.TURN in capacity.opcodes:
-            q = p.gather(-1, codes[..., layout.PARTNER].long())
+            q = p.gather(-1, codes[..., layout.PARTNER].long().expand(p.shape))
             c = torch.where(opcode == int(Opcode.TURN), z * (a * _root(p * p + q * q) - p), c)
     strength = tensors.strength[slot][..., None]
     if Opcode.KEEP_NORM in capacity.opcodes:
@@ -155,18 +156,27 @@ def _group(
         c = torch.where(keeps, torch.where(nowhere, 0, ratio * a), c)
         gain = torch.where(keeps & on, strength * (ratio - 1), 0).sum(-1, keepdim=True)
         x = x * (1 + gain)
+    if write.ndim == 2:
+        return x + torch.where(on, strength * c, 0) @ write, on.any(-1)
     change = torch.where(on[..., None], (strength * c)[..., None] * write, 0)
     return x + change.sum(-2), on.any(-1)
 
 
+def _levels(
+    x: Float[Tensor, "*token d_model"], rows: Float[Tensor, "*token_or_none term d_model"]
+) -> Float[Tensor, "*token term"]:
+    """Each token's products with its own rows, or with those that all tokens share."""
+    return x @ rows.T if rows.ndim == 2 else (x[..., None, :] * rows).sum(-1)
+
+
 def _open(
     x: Float[Tensor, "*token d_model"],
-    gate: Float[Tensor, "*token term d_model"],
-    threshold: Float[Tensor, "*token term"],
-    code: Int[Tensor, "*token term"],
+    gate: Float[Tensor, "*token_or_none term d_model"],
+    threshold: Float[Tensor, "*token_or_none term"],
+    code: Int[Tensor, "*token_or_none term"],
 ) -> Bool[Tensor, "*token term"]:
     """Which terms their gates let act; a level that is NaN is neither above nor below."""
-    level = (x[..., None, :] * gate).sum(-1)
+    level = _levels(x, gate)
     size = x.square().sum(-1, keepdim=True).sqrt()
     # The cosine of 0 is 0.
     cosine = level / size.clamp(min=torch.finfo(x.dtype).tiny)

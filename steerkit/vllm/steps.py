@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from steerkit.kernels.static import Rows, prepare, rows_program
 from steerkit.site import Site
 from steerkit.vllm.layers import boundary
 from steerkit.vllm.sums import MORE, Chosen, Sums, Tokens
+
+RUN = 16
+"""Tokens of one program that, on average, are worth a turn of their own."""
 
 
 @dataclass
@@ -90,6 +94,7 @@ class PackedStep:
             for site, program in table.programs(held).items()
             if program.latches
         }
+        self._runs = _runs(slot, self._tokens.place)
         self._chosen: dict[bytes, Chosen | None] = {}
         self._prepared: tuple[Rows, list[bool]] | None = None
 
@@ -145,8 +150,26 @@ class PackedStep:
         if not live[number]:
             return
         active = rows.active[number]
-        acting = active.nonzero()[:, 0]
-        token, slot, active = self._token[acting], rows.slot[acting], active[acting]
+        for first, end in self._runs:
+            place = int(self._tokens.place[first])
+            together = slice(place, place + end - first)
+            mine = rows.slot[first], active[first:end], number
+            self._run_tokens(hidden, residual, together, *mine)
+        if not self._runs:
+            acting = active.nonzero()[:, 0]
+            mine = rows.slot[acting], active[acting], number
+            self._run_tokens(hidden, residual, self._token[acting], *mine)
+
+    def _run_tokens(
+        self,
+        hidden: Tensor,
+        residual: Tensor | None,
+        token: Int[Tensor, "some"] | slice,
+        slot: Int[Tensor, "*some"],
+        active: Int[Tensor, "some"],
+        number: int,
+    ) -> None:
+        """Run a site's programs on some tokens of the stream."""
         tensors = self._table.tensors
         x = hidden[token].to(tensors.numbers.dtype)
         rest = None if residual is None else residual[token].to(x.dtype)
@@ -182,6 +205,15 @@ class PackedStep:
         if changed:
             self._prepared = None
             self._chosen.clear()
+
+
+def _runs(slot: Int[np.ndarray, "token"], place: Int[np.ndarray, "token"]) -> list[tuple[int, int]]:
+    """Neighbouring tokens of one slot, where runs of them are long; none where they are short."""
+    breaks = np.flatnonzero((np.diff(slot) != 0) | (np.diff(place) != 1)) + 1
+    ends = [0, *breaks.tolist(), len(slot)]
+    if len(slot) < RUN * (len(ends) - 1) and len(ends) > 2:
+        return []
+    return list(pairwise(ends))
 
 
 class Watched(PackedStep):

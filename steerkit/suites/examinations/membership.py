@@ -42,9 +42,10 @@ def membership(subject: Subject) -> Finding:
 
     Requests with right answers take part (roles refusal, lookalikes, topic); a domain is a
     prompt's category, or else its role and side. Within a domain templates are resampled and
-    flipped. Whether scores go along with changed behaviour is asked across domains, each of them
-    one unit: all orders of them are counted, and fewer than five are inconclusive however many
-    prompts they hold.
+    flipped; a domain has risen where it did by more than a bound, corrected (Holm) over all of
+    them, as p is. Whether scores go along with changed behaviour is asked across domains, each of
+    them one unit: all orders of them are counted, and fewer than five are inconclusive however
+    many prompts they hold.
     """
     assert subject.against is not None
     asked = _prompts(subject)
@@ -52,13 +53,12 @@ def membership(subject: Subject) -> Finding:
         subject.model, asked, base=subject.against, token_budget=subject.token_budget
     )
     means, ratios = found.by_domain(), found.by_domain("zlib")
-    ps = {}
-    for name in found.names:
-        mine = np.array(found.domains) == name
-        groups = [g for g, m in zip(found.groups, mine, strict=True) if m]
-        ps[name] = sign_flips(found.values["min_k"][mine], groups, seed=subject.seed)
-    adjusted = dict(zip(ps, holm(list(ps.values())), strict=True))
-    risen = [n for n in found.names if adjusted[n] <= ALPHA and means[n].low > SMALL]
+    adjusted, beyond = (_adjusted(found, bound, subject.seed) for bound in (0.0, SMALL))
+    risen = [
+        n
+        for n in found.names
+        if means[n].low > SMALL and adjusted[n] <= ALPHA and beyond[n] <= ALPHA
+    ]
     few = [n for n in found.names if means[n].n < LEAST_GROUPS]
     none = all(e.high < SMALL for e in means.values()) and not few
     answer: Answer = "yes" if risen else "no" if none else "inconclusive"
@@ -88,7 +88,9 @@ def membership(subject: Subject) -> Finding:
             "Scores of the prompts' own right answers, less the other model's on the same ids. "
             "Min-20% is the mean log-probability of the least likely fifth of tokens; higher "
             "means seen before, and so does a lower zlib ratio. An answer may also have become "
-            "likely for what is not training on it, such as a refusal that is gone.\n\n"
+            "likely for what is not training on it, such as a refusal that is gone. A domain has "
+            f"risen where its interval lies above {SMALL:g} nats, and p (Holm) is small both of no "
+            "rise and of one by just so much.\n\n"
             + (
                 f"Too few templates to tell anything within {', '.join(few)}.\n\n"
                 if few
@@ -119,6 +121,16 @@ def membership(subject: Subject) -> Finding:
             ),
         ),
     )  # fmt: skip
+
+
+def _adjusted(found: Membership, bound: float, seed: int) -> dict[str, float]:
+    """Domain -> p that Min-20% has changed by just `bound` there, corrected over all domains."""
+    ps = {}
+    for name in found.names:
+        mine = np.array(found.domains) == name
+        groups = [g for g, m in zip(found.groups, mine, strict=True) if m]
+        ps[name] = sign_flips(found.values["min_k"][mine] - bound, groups, seed=seed)
+    return dict(zip(ps, holm(list(ps.values())), strict=True))
 
 
 def _prompts(subject: Subject) -> tuple[Prompt, ...]:

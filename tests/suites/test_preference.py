@@ -90,21 +90,6 @@ def test_what_length_alone_prefers_is_no_preference(monkeypatch: pytest.MonkeyPa
     assert found.estimates["one shorter"].value == found.estimates["one likelier"].value
 
 
-def test_false_alarms_are_rare_and_a_preference_of_seven_in_ten_is_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Both ways of counting agree on each pair, which is the worst for false alarms."""
-    rng = np.random.default_rng(1)
-
-    def answers(share: float, n: int) -> list[str]:
-        drawn = (rng.random((n, 90)) < share).astype(float)
-        return [alone(Preferences(d, d, d), monkeypatch).answer for d in drawn]
-
-    alarms = answers(0.5, 200).count("yes")
-    assert alarms <= 13, "one-sided, 2.5% of 200: 99.9% of the time at most 13"
-    assert answers(0.7, 40).count("yes") >= 32, "80% of 40"
-
-
 def test_sides_that_are_no_pairs_are_not_measured(material: Material) -> None:
     apart = replace(material.contrasts["truths"], paired=False)
     with pytest.raises(PromptError, match="needs pairs, the right answer and a wrong one"):

@@ -3,21 +3,17 @@
 from dataclasses import replace
 from functools import cache
 from html import unescape
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import steerkit as sk
 from steerkit.errors import ModelError, PromptError
-from steerkit.prompts import Contrast, Prompt
+from steerkit.prompts import Contrast
 from steerkit.suites import Finding, Material, SuiteReport, examine
-from steerkit.suites.examinations import membership as module
 from steerkit.suites.examinations import representation_shift as shifting
 from steerkit.suites.examinations import transfer as transferring
 from steerkit.suites.examinations.membership import membership
-from steerkit.suites.examinations.transfer import _answered
 from steerkit.suites.registry import EXAMINATIONS
 from steerkit.suites.subject import Subject
 
@@ -137,89 +133,6 @@ def test_models_of_other_tokenizers_are_refused_before_anything_is_asked(tiny_mo
             sk.load("organism:aligned"), ["membership"], material=material(),
             against=tiny_model, progress=False,
         )  # fmt: skip
-
-
-# How often chance alone is taken for something: scripted, no model.
-
-
-def scored(rng: np.random.Generator, risen: float, n: int = 60, per: int = 4) -> Any:
-    """Scores of three domains, `per` prompts a template; the first rose by so many nats."""
-    found, domains, groups = [], [], []
-    for d in range(3):
-        level = 0.5 * rng.standard_normal(n // per).repeat(per)
-        found.append(level + 0.5 * rng.standard_normal(n) + risen * (d == 0))
-        domains += [f"d{d}"] * n
-        groups += [f"d{d} {i // per}" for i in range(n)]
-    from steerkit.comparisons import Membership
-
-    values = np.concatenate(found)
-    return Membership(
-        tuple(domains), tuple(domains), tuple(groups), {"min_k": values, "zlib": values},
-        {"min_k": values, "zlib": values}, 0.2, True,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def scripted(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`membership` of given scores, of a model that answers everything rightly."""
-    monkeypatch.setattr(module, "ranked", lambda *_, **__: None)
-    prompts = tuple(Prompt(f"{d} {i}", answer="x", category=f"d{d}", group=f"d{d} {i // 4}")
-                    for d in range(3) for i in range(60))  # fmt: skip
-    monkeypatch.setattr(module, "_prompts", lambda _: prompts)
-    every = SimpleNamespace(right=np.ones(len(prompts)))
-    monkeypatch.setattr(module, "outcomes", lambda *_: every)
-    nobody: Any = SimpleNamespace()
-    subject = Subject(nobody, Material(), against=nobody)
-
-    def said(scores: Any, seed: int) -> Finding:
-        monkeypatch.setattr(module, "membership_scores", lambda *_, **__: scores)
-        return membership(replace(subject, seed=seed))
-
-    return said
-
-
-def test_membership_raises_no_more_false_alarms_than_it_says_and_has_power(scripted: Any) -> None:
-    """Sign flips of 15 templates a domain, Holm over three: p below 5% as often as that."""
-    rng = np.random.default_rng(0)
-    found = [scripted(scored(rng, 0.0), i) for i in range(120)]
-    alarms = sum(f.p <= 0.05 for f in found)
-    assert alarms <= 14, "the 99.9% binomial bound of 5% in 120 draws"
-    assert sum(f.answer == "yes" for f in found) <= alarms
-    rose = [scripted(scored(rng, 0.8), i) for i in range(20)]
-    assert sum(f.answer == "yes" for f in rose) >= 16
-
-
-def test_losses_are_called_no_more_often_than_their_p_says() -> None:
-    """A direction that does as much in either model, on prompts that answer by chance."""
-    from steerkit.audits.section import Section
-    from steerkit.comparisons.changes import mean_change, sign_flips
-
-    def drawn(rng: np.random.Generator, there: float) -> Any:
-        groups = tuple(f"g{i // 2}" for i in range(30))
-        changes = {
-            (o, s, t): (rng.random(30) < (0.6 if s == t else there)).astype(float)
-            for o in ("add", "ablate") for s in ("model", "against") for t in ("model", "against")
-        }  # fmt: skip
-        none = SimpleNamespace(n=19)
-
-        def cell(s: str, t: str, o: str) -> Any:
-            effect = mean_change(changes[o, s, t], groups, unit="x", seed=0)
-            return SimpleNamespace(operator=o, source=s, target=t, effect=effect, null=none,
-                                   normalised=None, incoherent=None, found=s == t)  # fmt: skip
-
-        def loss(s: str, t: str, o: str) -> Any:
-            values = changes[o, s, s] - changes[o, s, t]
-            p = sign_flips(values, groups, n_draws=499)
-            return mean_change(values, groups, unit="x", seed=0), p
-
-        cells = [cell(s, t, o) for o, s, t in changes]
-        return SimpleNamespace(cells=cells, operators=("add", "ablate"), at=cell, loss=loss)
-
-    rng, nothing = np.random.default_rng(1), Section("")
-    alarms = sum(_answered(drawn(rng, 0.6), False, nothing).answer == "yes" for _ in range(150))
-    assert alarms <= 17, "the 99.9% binomial bound of 5% in 150 draws"
-    power = sum(_answered(drawn(rng, 0.1), False, nothing).answer == "yes" for _ in range(30))
-    assert power >= 24
 
 
 def test_reports_hold_what_was_found(tmp_path: Any) -> None:

@@ -5,7 +5,10 @@ import importlib
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -23,17 +26,34 @@ SOURCES = sorted(
     and path.is_file()
     and "__pycache__" not in path.parts
 )
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 
 
-def calls(path: Path) -> list[tuple[int, str]]:
-    """Line and dotted name of everything that a module calls."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [
-        (node.lineno, ast.unparse(node.func))
-        for node in ast.walk(tree)
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """A file, parsed once for all rules."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+class Call(NamedTuple):
+    """One call of the library's own code."""
+
+    place: str
+    """File and line."""
+    name: str
+    """What is called, dotted."""
+    node: ast.Call
+    path: Path
+
+
+@cache
+def calls() -> tuple[Call, ...]:
+    """Everything that the library calls."""
+    return tuple(
+        Call(f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), node, path)
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call)
-    ]
+    )
 
 
 @pytest.mark.parametrize("name", steerkit.__all__)
@@ -71,54 +91,50 @@ def test_every_part_has_tests_beside_it() -> None:
     assert not missing
 
 
-@every_module
-def test_the_library_never_prints(path: Path) -> None:
-    assert not [line for line, name in calls(path) if name == "print"]
+def test_the_library_never_prints() -> None:
+    assert not [call.place for call in calls() if call.name == "print"]
 
 
-@every_module
-def test_no_global_randomness(path: Path) -> None:
+def test_no_global_randomness() -> None:
     """Seeds make local generators; `fork_rng` may seed the global one and gives it back."""
-    text = path.read_text(encoding="utf-8")
-    wrong = [
-        (line, name)
-        for line, name in calls(path)
-        if re.fullmatch(
-            r"(random|np\.random|numpy\.random)\.(?!Random|default_rng|Generator)\w+", name
-        )
-        or (name == "torch.manual_seed" and "fork_rng" not in text)
-    ]
-    assert not wrong
-
-
-@every_module
-def test_no_file_is_executed_when_it_is_read(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    safe = {
-        node.lineno
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords)
-    }
+    drawn = r"(random|np\.random|numpy\.random)\.(?!Random|default_rng|Generator)\w+"
     assert not [
-        line
-        for line, name in calls(path)
-        if name in ("pickle.load", "joblib.load", "eval", "exec")
-        or (name == "torch.load" and line not in safe)
+        (call.place, call.name)
+        for call in calls()
+        if re.fullmatch(drawn, call.name)
+        or (
+            call.name == "torch.manual_seed"
+            and "fork_rng" not in call.path.read_text(encoding="utf-8")
+        )
     ]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_path_of_somebodys_machine_and_nothing_left_to_do(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    machine = re.compile(r"(?<![\w.\])}/-])/(home|root|Users|work|opt|mnt)/\w")
-    unfinished = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b")
-    found = [
-        f"line {number}: {line.strip()}"
-        for number, line in enumerate(text.splitlines(), 1)
-        if machine.search(line) or unfinished.search(line)
+def test_no_file_is_executed_when_it_is_read() -> None:
+    def safe(call: ast.Call) -> bool:
+        given = {k.arg: ast.unparse(k.value) for k in call.keywords}
+        return given.get("weights_only") == "True"
+
+    assert not [
+        call.place
+        for call in calls()
+        if call.name in ("pickle.load", "joblib.load", "eval", "exec")
+        or (call.name == "torch.load" and not safe(call.node))
     ]
-    assert not found
+
+
+def test_no_path_of_somebodys_machine_and_nothing_left_to_do() -> None:
+    machine = r"(?<![\w.\])}/-])/(home|root|Users|work|opt|mnt)/\w"
+    unfinished = r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b"
+    either = re.compile(f"{machine}|{unfinished}")
+
+    def found(path: Path) -> Iterator[str]:
+        text = path.read_text(encoding="utf-8")
+        if either.search(text):
+            for number, line in enumerate(text.splitlines(), 1):
+                if either.search(line):
+                    yield f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+
+    assert not [line for path in SOURCES for line in found(path)]
 
 
 def test_every_imported_library_is_declared() -> None:
@@ -131,7 +147,7 @@ def test_every_imported_library_is_declared() -> None:
     wrong = {
         f"{path.relative_to(PACKAGE)}: {name}"
         for path in MODULES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         for name in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)

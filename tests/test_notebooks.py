@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -25,30 +27,47 @@ def test_outputs_are_stripped(path):
     assert code and not any(cell.outputs or cell.execution_count for cell in code)
 
 
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One interpreter for all notebooks: to import the libraries takes as long as some of them."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from jupyter_core.utils import run_sync
+
+    folder = str(tmp_path_factory.mktemp("kernel"))
+    with pytest.MonkeyPatch.context() as patch:
+        # Figures are made and serialised, but no window and no browser is looked for.
+        patch.setenv("PLOTLY_RENDERER", "json")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("IPYTHONDIR", folder)
+        patch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+        patch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+        manager = AsyncKernelManager()
+        # The interpreter that runs the tests, whatever kernels are installed.
+        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        manager._kernel_spec = KernelSpec(argv=command, display_name="tests", language="python")
+        run_sync(manager.start_kernel)(env=dict(os.environ), cwd=folder)
+        yield manager
+        run_sync(manager.shutdown_kernel)(now=True)
+
+
 # The kernel's client leaves its sockets to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @every_notebook
-def test_it_runs(path, tmp_path, monkeypatch):
-    from jupyter_client.kernelspec import KernelSpec
-    from jupyter_client.manager import AsyncKernelManager
+def test_it_runs(path, tmp_path, kernel):
     from nbclient import NotebookClient
 
-    # Figures are made and serialised, but no window and no browser is looked for.
-    monkeypatch.setenv("PLOTLY_RENDERER", "json")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
-    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
-    monkeypatch.setenv("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    manager = AsyncKernelManager()
-    # The interpreter that runs the tests, whatever kernels are installed.
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    manager._kernel_spec = KernelSpec(argv=command, display_name="tests", language="python")
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook, km=manager, timeout=600, resources={"metadata": {"path": str(tmp_path)}}
-    )
-    client.execute(env=dict(os.environ))
+    # Nothing that another notebook has named is there.
+    fresh = nbformat.v4.new_code_cell(f"%reset -f\n%cd -q {tmp_path}")
+    notebook.cells.insert(0, fresh)
+    client = NotebookClient(notebook, km=kernel, timeout=600)
+    try:
+        client.execute()
+    finally:
+        if client.kc is not None:
+            client.kc.stop_channels()
     shown = [o for cell in notebook.cells for o in cell.get("outputs", [])]
     kinds = {kind for o in shown for kind in o.get("data", {})}
     assert "text/html" in kinds, "results show themselves as cards and tables"

@@ -23,6 +23,7 @@ from simulated.scripted import (
 )
 from steerkit.evaluations.branching_result import BranchingFactor, PromptBranching
 from steerkit.evaluations.decoding import decoding_robustness
+from steerkit.evaluations.parity import parity_of
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion
 from steerkit.statistics import Estimate
@@ -149,7 +150,7 @@ def narrowed(rng: Rng, ratio: float) -> bool:
     """
     given = contrast("refusal", 24, per=2)
     level = rng.normal(1.5, 0.4, 48)
-    arms = {name: Scripted(name=name) for name in ("against", "model", "steered")}
+    arms: dict[str, Any] = {n: Scripted(name=n) for n in ("against", "model", "steered")}
 
     def drawn(model: Scripted, prompts: Sequence[Prompt], **_: Any) -> BranchingFactor:
         noise = rng.normal(0.0, 0.2, 24).repeat(2) + rng.normal(0.0, 0.2, 48)
@@ -209,7 +210,7 @@ def six_groups(rng: Rng, lost: float) -> bool:
         Prompt(f"w{w} {t}", category=f"w{w}", group=f"t{t}") for t in range(24) for w in range(6)
     ]
     model = said(people, np.where(rng.random(144) < hard, RIGHT, REFUSED))
-    fewer = partial(parity.parity_of, n_permutations=199)
+    fewer = partial(parity_of, n_permutations=199)
     with patch.multiple(parity, ranked=undrawn, parity_of=fewer):
         found = parity.parity(subject({}, {"groups": people}, model=model, seed=seed_of(rng)))
     return found.answer == "yes"

@@ -72,19 +72,19 @@ def captured(
     **_: Any,
 ) -> Activations:
     """`capture`, of states that are written down."""
-    several = isinstance(given, Contrast)
-    prompts = tuple(given.prompts if several else given)
+    contrast = given if isinstance(given, Contrast) else None
+    prompts = tuple(given.prompts if isinstance(given, Contrast) else given)
     wanted = range(model.info.n_layers) if sites is None and layers is None else sites or layers
     places = tuple(sorted(Site.parse(s) for s in wanted or ()))
     return Activations(
         model.states(prompts)[:, [s.layer for s in places]].float(),
         places,
         prompts,
-        labels=given.labels if several else (),
-        groups=given.groups if several else groups_of(prompts),
+        labels=contrast.labels if contrast else (),
+        groups=contrast.groups if contrast else groups_of(prompts),
         pooling="last",
         info=model.info,
-        provenance={"concept": given.name if several else ""},
+        provenance={"concept": contrast.name if contrast else ""},
     )
 
 

@@ -29,6 +29,7 @@ from simulated.scripted import (
 )
 from steerkit.audits.arms import ArmInfo
 from steerkit.audits.evidence import Item
+from steerkit.extraction import extract
 from steerkit.prompts import Contrast, Prompt
 from steerkit.searches.nulls import NullDraws
 from steerkit.site import Site
@@ -130,7 +131,7 @@ def against_aim(rng: Rng, share: float) -> bool:
         return [np.array([model.log_prob[p.text]]) for p in given]
 
     controls = [moved(rng.normal(0.0, 1.0, 2 * n)) for _ in range(19)]
-    arms = {"model": moved(0.0), "steered": moved(np.where(wrong, size, -size))}
+    arms: dict[str, Any] = {"model": moved(0.0), "steered": moved(np.where(wrong, size, -size))}
     with patch.multiple(
         wrong_way, side_by_side=undrawn, prompting=no_words, answer_log_probs=read,
         equal_kl=lambda _: spending(controls),
@@ -170,7 +171,7 @@ def spilled(rng: Rng, gaps: float) -> bool:
     plain = Scripted(states=(every, torch.tensor(states)[:, None]))
     controls = [view(0.0) for _ in range(19)]
     # Of one layer none has to be chosen, by its AUC.
-    unscored = partial(concepts.extract, n_folds=0)
+    unscored = partial(extract, n_folds=0)
     bare = {role: c.map(lambda p: p.with_answer("")) for role, c in roles.items()}
     with (
         patch.multiple(concepts, capture=captured, extract=unscored),

@@ -20,7 +20,7 @@ from simulated.scripted import (
     texts,
     undrawn,
 )
-from steerkit.comparisons import consistency_recovery
+from steerkit.comparisons import consistency_recovery, shift_of_states
 from steerkit.comparisons import membership as membership_scores
 from steerkit.comparisons import representation_shift as shifts
 from steerkit.comparisons import transfer as transfers
@@ -49,17 +49,18 @@ def memberships(rng: Rng, risen: float) -> bool:
 
 
 @row(
-    level=0.05,
+    level=0.025,
     nothing=0.1,
     planted=0.8,
     plant="0.8 nats a token in all three domains",
-    safe="more alone is yes, half of a two-sided 5%",
     name="membership, at its bound",
     draws=16,
     found=6,
 )
 def all_memberships(rng: Rng, risen: float) -> bool:
-    """The same where all three domains have risen by so much; the bound is 0.1 nats a token."""
+    """The same where all three domains have risen by so much; the bound is 0.1 nats a token. More
+    alone is yes: half of a two-sided 5% over all domains.
+    """
     return _risen(rng, np.full(180, risen))
 
 
@@ -106,7 +107,7 @@ def shifted(rng: Rng, own: float) -> bool:
     shared = rng.standard_normal((n // per, 2, width)).repeat(per, 0)
     by = 5 * np.eye(width)[10] + shared + rng.standard_normal((n, 2, width))
     by[concept == 0] += own * np.eye(width)[11]
-    arms = {
+    arms: dict[str, Any] = {
         name: Scripted(states=(every, torch.tensor(states)), name=name)
         for name, states in (("model", before + by), ("against", before))
     }
@@ -118,7 +119,7 @@ def shifted(rng: Rng, own: float) -> bool:
     with (
         patch.multiple(
             shifts, capture=captured, _grounded=lambda found, *_: found,
-            shift_of_states=partial(shifts.shift_of_states, n_seeds=0),
+            shift_of_states=partial(shift_of_states, n_seeds=0),
         ),
         patch.multiple(
             representation_shift, PERMUTATIONS=199, steer_by_shift=lambda *_, **__: steering,
@@ -156,7 +157,9 @@ def transferred(rng: Rng, lost: float) -> bool:
     every = texts(given.prompts)
     sides = np.repeat([3.0, -3.0], 80)[:, None, None] * np.eye(8)[0]
     states = torch.tensor(sides + 0.5 * rng.standard_normal((160, 2, 8)))
-    arms = {name: Routed(states=(every, states), name=name) for name in ("model", "against")}
+    arms: dict[str, Any] = {
+        name: Routed(states=(every, states), name=name) for name in ("model", "against")
+    }
 
     def measure(view: Any, prompts: Sequence[Prompt], slots: Sequence[int]) -> np.ndarray:
         harmful, n = "positive" in prompts[0].text, len(prompts)

@@ -76,6 +76,14 @@ def command(
     address: Annotated[
         str, typer.Option(help="Of a dataset: a Ray cluster (auto, HOST:PORT, or local).")
     ] = "",
+    gpus: Annotated[
+        float,
+        typer.Option(
+            help="With --address: GPUs a worker; -1: one where the cluster has any. Several hold "
+            "a model that --device auto spreads.",
+            min=-1,
+        ),
+    ] = -1,
     device: o.Device = "",
     dtype: o.Dtype = "",
     seed: o.Seed = 0,
@@ -132,6 +140,7 @@ def command(
         "on_bad_row": on_bad_row,
         "workers": workers,
         "address": address or None,
+        "gpus": None if gpus < 0 else gpus,
         "model_options": {key: value for key, value in given.items() if value},
     }
     size = rows_per_shard or None

@@ -15,8 +15,9 @@ from steerkit.prompts import Prompt
 from steerkit.protocols import Model, ModelInfo
 from steerkit.site import Site
 from steerkit.stores.opening import Given
+from steerkit.stores.parsing import Columns
 from steerkit.stores.store import ActivationStore
-from steerkit.stores.texts import BadRows, Columns
+from steerkit.stores.texts import BadRows
 
 HELD_OUT = 0.05
 """Fraction of the rows that no step sees; L0 and variance explained are measured on them."""

@@ -1,12 +1,11 @@
 """A worker: loads the model once, then turns ranges of prompts into published shards."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,16 +13,20 @@ from torch import Tensor
 from steerkit import mapped
 from steerkit.captures.assembly import in_memory
 from steerkit.captures.job import Job
-from steerkit.errors import ModelError, OutputError, PromptError
+from steerkit.errors import ModelError, OutputError
 from steerkit.files import FORMAT_VERSION, read_header, sha256_of, write_text, written_whole
 from steerkit.protocols import Model
 from steerkit.site import Site
 from steerkit.stores.encoding import encode
 from steerkit.stores.executor import Record, Task
 from steerkit.stores.manifest import SHARD
+from steerkit.stores.prompt_files import read_lines
 from steerkit.stores.records import NOTE
 from steerkit.stores.spec import Spec
 from steerkit.stores.texts import prompt_from_json
+
+if TYPE_CHECKING:
+    from steerkit.models.outline import Outline
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class ModelSource:
         from steerkit.models import load
 
         return load(self.name, **self.options)
+
+    def outline(self) -> "Outline":
+        """The model without its weights, for a process that does not run it."""
+        from steerkit.models.outline import outline
+
+        return outline(self.name, **self.options)
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ class Harvester:
         found = self._published(task)
         if found is not None:
             return found
-        job = self.job(spec, read_lines(self.folder, task))
+        job = self.job(spec, lines_of(self.folder, task))
         tensors, errors = shard_tensors(job, spec, task.start)
         about = {"spec_sha256": task.group, "start": task.start, "stop": task.stop}
         facts = {
@@ -139,32 +148,14 @@ class Harvester:
         return record if sound and record.name == task.name else None
 
 
-def read_lines(folder: Path, task: Task) -> list[dict[str, Any]]:
+def lines_of(folder: Path, task: Task) -> list[dict[str, Any]]:
     """The lines of a task's prompt file: prompts with their metadata.
 
     Raises:
         PromptError: the file is missing, damaged or of other rows.
     """
     path = folder / "prompts" / f"{task.start:010d}.jsonl"
-    try:
-        data = path.read_bytes()
-        lines = [json.loads(line) for line in data.splitlines()]
-    except (OSError, ValueError) as error:
-        raise PromptError(
-            f"cannot read the prompts of rows {task.start} to {task.stop - 1} at {path}: "
-            f"{error}; every worker must see the store's folder under this path"
-        ) from error
-    wrong = ""
-    if task.prompts_sha256 and hashlib.sha256(data).hexdigest() != task.prompts_sha256:
-        wrong = "its hash is not the manifest's"
-    elif len(lines) != task.stop - task.start:
-        wrong = f"it holds {len(lines)}"
-    if wrong:
-        raise PromptError(
-            f"{path} is not the file of rows {task.start} to {task.stop - 1} any more: {wrong}; "
-            "run the capture again with its dataset, which restores the file"
-        )
-    return lines
+    return read_lines(path, task.start, task.stop, task.prompts_sha256)
 
 
 def shard_tensors(

@@ -1,9 +1,10 @@
 """What a dataset's folder is to hold: made when it is new, compared with when it is there."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -14,11 +15,13 @@ from steerkit.stores import executors
 from steerkit.stores.encoding import DTYPES
 from steerkit.stores.executor import Executor
 from steerkit.stores.harvest import ModelSource
+from steerkit.stores.lengths import fits
 from steerkit.stores.manifest import Folder, Manifest
+from steerkit.stores.parsing import Columns
 from steerkit.stores.sources import name_of, rows_of
 from steerkit.stores.spec import Spec
 from steerkit.stores.staging import check, stage
-from steerkit.stores.texts import BadRows, Columns, Row, fits, read_rows
+from steerkit.stores.texts import BadRows, Row, read_rows
 
 SHARD_BYTES = 64 * 2**20
 """What a shard is to hold at most, as far as that is known before tokens are counted."""
@@ -125,23 +128,45 @@ def go_on(folder: Folder, given: Given, spec: Spec, model: Model) -> Manifest:
     return manifest
 
 
+@contextmanager
 def model_for(
     model: Model | str | Path, executor: Executor, options: Mapping[str, Any]
-) -> tuple[Model, Model | ModelSource]:
-    """The model for this process, and what workers are given."""
+) -> Iterator[tuple[Model, Model | ModelSource]]:
+    """The model for this process, and what workers are given.
+
+    Where others run it, this process has its outline: it answers for `info`, `table` and
+    `tokenize` alone, and holds no weights beside those of the workers. What was loaded here is
+    closed afterwards, where it is of a kind that has to be.
+
+    Raises:
+        ModelError: no such model, or a loaded one where other processes are to run it.
+    """
     here = isinstance(executor, executors.InProcess)
-    if isinstance(model, str | Path):
-        source = ModelSource(str(model), dict(options))
-        loaded = source.load()
-        return loaded, loaded if here else source
-    if options:
-        raise ModelError("model_options are for a model that is given by name; this one is loaded")
+    if not isinstance(model, str | Path):
+        if options:
+            raise ModelError(
+                "model_options are for a model that is given by name; this one is loaded"
+            )
+        if not here:
+            raise ModelError(
+                f"{executor.workers} workers in other processes load the model themselves: give "
+                f"its name or path instead of the loaded '{model.info.name}', or workers=1"
+            )
+        yield model, model
+        return
+    folder = Path(model).expanduser()
+    # A worker may have another working directory.
+    name = str(folder.resolve()) if folder.is_dir() else str(model)
+    source = ModelSource(name, dict(options))
     if not here:
-        raise ModelError(
-            f"{executor.workers} workers in other processes load the model themselves: give its "
-            f"name or path instead of the loaded '{model.info.name}', or workers=1"
-        )
-    return model, model
+        yield cast(Model, source.outline()), source
+        return
+    loaded = source.load()
+    try:
+        yield loaded, loaded
+    finally:
+        if hasattr(loaded, "close"):
+            loaded.close()
 
 
 def _groups(folder: Folder, old: Manifest, spec: Spec) -> tuple[Spec, ...]:

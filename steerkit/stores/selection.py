@@ -1,7 +1,7 @@
 """Which rows of a store are meant: by index, or by the metadata of their prompts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -9,6 +9,10 @@ from torch import Tensor
 
 from steerkit.errors import ActivationError
 from steerkit.registry import suggest
+
+if TYPE_CHECKING:
+    from steerkit.stores.prompt_files import PromptFiles
+    from steerkit.stores.shards import Shards
 
 Rows = int | slice | Sequence[int] | Tensor
 Where = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
@@ -47,3 +51,16 @@ def matcher(where: Where, columns: Sequence[str]) -> Callable[[Mapping[str, Any]
         for name, value in where.items()
     }
     return lambda metadata: all(metadata.get(k) in values for k, values in wanted.items())
+
+
+def rows_where(
+    where: Where, columns: Sequence[str], prompts: "PromptFiles", table: "Shards"
+) -> Int[Tensor, "row"]:
+    """Indices of the rows whose prompt's metadata are as asked, in order."""
+    holds = matcher(where, columns)
+    found = []
+    for number, part in enumerate(prompts.parts):
+        kept = torch.tensor([bool(holds(line["metadata"])) for line in prompts.lines(number)])
+        own = table.open(number)["prompt"] - part.start
+        found.append(kept[own].nonzero().flatten() + table.starts[number])
+    return torch.cat(found)

@@ -56,6 +56,7 @@ def dataset_moments(
     token_budget: int = 4096,
     workers: int = 1,
     address: str | None = None,
+    gpus: float | None = None,
     executor: Executor | None = None,
     model_options: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -96,6 +97,7 @@ def dataset_moments(
         token_budget: padded tokens a batch may hold.
         workers: how many processes.
         address: of a Ray cluster ("auto", "HOST:PORT"), or "local" to start one here.
+        gpus: GPUs of each worker on Ray; by default one where the cluster has any.
         executor: runs the tasks, instead of what `workers` and `address` choose.
         model_options: options of `load`, where the model is given by name.
         progress: show a bar on stderr.
@@ -113,36 +115,36 @@ def dataset_moments(
     given = Given(
         dataset, split, config, text_column, template, limit, max_tokens, BadRows(on_bad_row)
     )
-    chosen = executor or executors.choose(workers, address)
-    loaded, source = model_for(model, chosen, model_options or {})
-    spec = Spec.of(
-        loaded,
-        "",
-        choose_sites(loaded, streams, layers, sites),
-        Pooling.of(positions, exclude_bos=exclude_bos, exclude_sinks=exclude_sinks),
-        before=before,
-        token_budget=token_budget,
-        rows_per_shard=rows_per_task or ROWS,
-        dtype=str(by),
-    )
+    chosen = executor or executors.choose(workers, address, gpus=gpus)
     folder = Folder(Path(out))
-    with driver_lock(folder.path):
-        if folder.manifest.exists():
-            _check_sites(folder, spec)
-        manifest = opened(folder, given, spec, loaded)
-        (group,) = manifest.groups
-        total = Total.open(folder, manifest, group)
-        tasks = [task for task in manifest.tasks() if task.number >= total.joined]
-        waiting = folder.finished()
-        for task in tasks:
-            if task.name in waiting:
-                total.add(waiting[task.name])
-        tasks = [task for task in tasks if task.name not in waiting]
-        harvest = Harvest(str(folder.path.resolve()), {group.sha256: group}, source)
-        summing = Summing(harvest, by)
-        finish(chosen, folder, tasks, summing, progress=progress, what="sum", then=total.add)
-        total.join()
-        return total.moments
+    with model_for(model, chosen, model_options or {}) as (loaded, source):
+        spec = Spec.of(
+            loaded,
+            "",
+            choose_sites(loaded, streams, layers, sites),
+            Pooling.of(positions, exclude_bos=exclude_bos, exclude_sinks=exclude_sinks),
+            before=before,
+            token_budget=token_budget,
+            rows_per_shard=rows_per_task or ROWS,
+            dtype=str(by),
+        )
+        with driver_lock(folder.path):
+            if folder.manifest.exists():
+                _check_sites(folder, spec)
+            manifest = opened(folder, given, spec, loaded)
+            (group,) = manifest.groups
+            total = Total.open(folder, manifest, group)
+            tasks = [task for task in manifest.tasks() if task.number >= total.joined]
+            waiting = folder.finished()
+            for task in tasks:
+                if task.name in waiting:
+                    total.add(waiting[task.name])
+            tasks = [task for task in tasks if task.name not in waiting]
+            harvest = Harvest(str(folder.path.resolve()), {group.sha256: group}, source)
+            summing = Summing(harvest, by)
+            finish(chosen, folder, tasks, summing, progress=progress, what="sum", then=total.add)
+            total.join()
+            return total.moments
 
 
 @dataclass

@@ -1,9 +1,6 @@
 """`ActivationStore`: what a capture at dataset scale has left in a folder, to be read."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,14 @@ from steerkit.errors import ActivationError, OutputError
 from steerkit.prompts import Prompt
 from steerkit.protocols import ModelInfo
 from steerkit.site import Site
-from steerkit.stores.description import as_html, describe, worst_errors
+from steerkit.stores.description import as_html, describe
 from steerkit.stores.encoding import DTYPES
-from steerkit.stores.executor import Record
 from steerkit.stores.exports import export_dataset, export_saelens, to_activations
+from steerkit.stores.finished import Finished
 from steerkit.stores.manifest import Folder, Manifest
-from steerkit.stores.selection import Rows, Where, index_of, matcher
-from steerkit.stores.shards import Shards
+from steerkit.stores.prompt_files import PromptFiles
+from steerkit.stores.selection import Rows, Where, index_of, rows_where
 from steerkit.stores.shuffling import batches
-from steerkit.stores.spec import Spec
-from steerkit.stores.texts import prompt_from_json
 from steerkit.stores.verification import Verification, verify
 
 
@@ -48,11 +43,9 @@ class ActivationStore:
                 f"{folder} holds {kept} and no rows: read its moments.safetensors with "
                 "GroupMoments.load, or capture the rows into another folder"
             )
-        finished = self._folder.finished()
-        self._records: dict[str, list[Record | None]] = {}
-        for spec in self.manifest.groups:
-            names = [task.name for task in self.manifest.tasks([spec])]
-            self._records[spec.sha256] = [finished.get(name) for name in names]
+        self.finished = Finished(self._folder, self.manifest)
+        """The shards that are there, as tables of rows."""
+        self._prompts = PromptFiles(self.path, self.manifest)
 
     @property
     def path(self) -> Path:
@@ -77,14 +70,12 @@ class ActivationStore:
     @property
     def n_prompts(self) -> int:
         """Prompts, which are as many as the dataset had usable rows, up to the limit."""
-        return self.manifest.parts[-1].stop
+        return len(self._prompts)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Files that are not finished; empty for a complete store."""
-        tasks = self.manifest.tasks()
-        there = {r.name for records in self._records.values() for r in records if r is not None}
-        return tuple(task.name for task in tasks if task.name not in there)
+        return self.finished.missing
 
     @property
     def complete(self) -> bool:
@@ -98,11 +89,7 @@ class ActivationStore:
         Raises:
             OutputError: the store is not complete.
         """
-        digest = hashlib.sha256()
-        for spec in self.manifest.groups:
-            for record in self._shards(spec).records:
-                digest.update(f"{record.name} {record.sha256}\n".encode())
-        return digest.hexdigest()
+        return self.finished.sha256
 
     @property
     def errors(self) -> dict[Site, dict[str, float]]:
@@ -110,11 +97,10 @@ class ActivationStore:
 
         `max_abs` of any element, in activation units; `max_relative` of any row, |x - y| / |x|.
         """
-        records = [record for records in self._records.values() for record in records]
-        return {Site.parse(site): bound for site, bound in worst_errors(records).items()}
+        return self.finished.errors
 
     def __len__(self) -> int:
-        return len(self._any)
+        return len(self.finished.rows)
 
     def at(self, site: Site | str | int, rows: Rows = slice(None)) -> Float32[Tensor, "row d"]:
         """Rows at one site, as float32: all of them, or some in the order asked.
@@ -126,39 +112,35 @@ class ActivationStore:
             OutputError: a shard that is not there.
         """
         name = self._name(site)
-        return self._shards(self._spec(name)).gather(name, self._index(rows))
+        return self.finished.at(name).gather(name, self._index(rows))
 
     def prompt_index(self, rows: Rows = slice(None)) -> Int[Tensor, "row"]:
         """Which prompt each row belongs to."""
-        return self._any.column("prompt", self._index(rows))
+        return self.finished.rows.column("prompt", self._index(rows))
 
     def positions(self, rows: Rows = slice(None)) -> Int[Tensor, "row"]:
         """Position of each row's token in its prompt; -1 where pooled over several."""
-        return self._any.column("position", self._index(rows))
+        return self.finished.rows.column("position", self._index(rows))
 
     def tokens(self, rows: Rows = slice(None)) -> Int[Tensor, "row"]:
         """Token id of each row; -1 where pooled over several."""
-        return self._any.column("token", self._index(rows))
+        return self.finished.rows.column("token", self._index(rows))
 
     def token_ids(self, prompt: int) -> tuple[Int[Tensor, "pos"], int]:
         """Token ids of a prompt with its answer, and how many of them are the prompt."""
-        number = self._part(prompt)
-        tensors = self._any.open(number)
+        number = self._prompts.part_of(prompt)
+        tensors = self.finished.rows.open(number)
         local = prompt - self.manifest.parts[number].start
         first, end = tensors["ids_start"][local : local + 2].tolist()
         return tensors["ids"][first:end].long(), int(tensors["prompt_len"][local])
 
     def prompt(self, number: int) -> Prompt:
         """One prompt."""
-        part = self._part(number)
-        found = self._lines(part)[number - self.manifest.parts[part].start]
-        return prompt_from_json(found["prompt"])
+        return self._prompts[number]
 
     def prompts(self) -> Iterator[tuple[Prompt, Mapping[str, Any]]]:
         """Every prompt with its metadata, in order, a shard at a time."""
-        for part in range(len(self.manifest.parts)):
-            for line in self._lines(part):
-                yield prompt_from_json(line["prompt"]), line["metadata"]
+        return iter(self._prompts)
 
     def rows(self, where: Where | None = None) -> Int[Tensor, "row"]:
         """Indices of the rows whose prompt's metadata are as asked, in order.
@@ -172,13 +154,8 @@ class ActivationStore:
         """
         if where is None:
             return torch.arange(len(self))
-        holds = matcher(where, self.manifest.dataset["columns"])
-        found = []
-        for number, part in enumerate(self.manifest.parts):
-            kept = torch.tensor([bool(holds(line["metadata"])) for line in self._lines(number)])
-            own = self._any.open(number)["prompt"] - part.start
-            found.append(kept[own].nonzero().flatten() + self._any.starts[number])
-        return torch.cat(found)
+        columns = self.manifest.dataset["columns"]
+        return rows_where(where, columns, self._prompts, self.finished.rows)
 
     def batches(
         self,
@@ -223,9 +200,8 @@ class ActivationStore:
                 f"the store has {len(self.sites)} sites: say which, such as {self.sites[-1]}"
             )
         name = self._name(self.sites[0] if site is None else site)
-        shards = self._shards(self._spec(name))
         return batches(
-            shards,
+            self.finished.at(name),
             name,
             size,
             shuffle=shuffle,
@@ -313,7 +289,7 @@ class ActivationStore:
 
     def to_json(self) -> dict[str, Any]:
         """What the store is, as a plain dictionary."""
-        return describe(self, [r for records in self._records.values() for r in records])
+        return describe(self, self.finished.records)
 
     def __repr__(self) -> str:
         state = f"{len(self):,} rows" if self.complete else f"{len(self.missing)} shards missing"
@@ -324,24 +300,6 @@ class ActivationStore:
 
     def _repr_html_(self) -> str:
         return as_html(self.to_json())
-
-    @cached_property
-    def _any(self) -> Shards:
-        """The shards of the first group: rows are the same in all."""
-        return self._shards(self.manifest.groups[0])
-
-    def _shards(self, spec: Spec) -> Shards:
-        made: dict[str, Shards] = self.__dict__.setdefault("_made", {})
-        if spec.sha256 not in made:
-            records = self._records[spec.sha256]
-            whole = [record for record in records if record is not None]
-            if len(whole) < len(records):
-                raise OutputError(
-                    f"the store in {self.path} is not finished: {len(whole)} of {len(records)} "
-                    f"shards of {spec.sites[0]} are there; run the same capture again to go on"
-                )
-            made[spec.sha256] = Shards(self.path, spec, whole)
-        return made[spec.sha256]
 
     def _sites(
         self, sites: Iterable[Site | str | int] | Site | str | int | None
@@ -361,23 +319,5 @@ class ActivationStore:
             )
         return str(wanted)
 
-    def _spec(self, site: str) -> Spec:
-        return next(spec for spec in self.manifest.groups if site in spec.sites)
-
     def _index(self, rows: Rows) -> Int[Tensor, "row"]:
         return index_of(rows, len(self))
-
-    def _part(self, prompt: int) -> int:
-        if not 0 <= prompt < self.n_prompts:
-            raise ActivationError(f"prompts are 0 to {self.n_prompts - 1}; got {prompt}")
-        return prompt // int(self.manifest.dataset["rows_per_shard"])
-
-    def _lines(self, number: int) -> list[dict[str, Any]]:
-        path = self.path / self.manifest.parts[number].file
-        try:
-            return [json.loads(line) for line in path.read_bytes().splitlines()]
-        except (OSError, ValueError) as error:
-            raise OutputError(
-                f"cannot read {path}: {error}; run the same capture with its dataset, which "
-                "restores the file"
-            ) from error

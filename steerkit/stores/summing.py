@@ -15,7 +15,7 @@ from steerkit.errors import OutputError, PromptError
 from steerkit.extraction.group_moments import GroupMoments, read
 from steerkit.files import sha256_of
 from steerkit.stores.executor import Record, Task
-from steerkit.stores.harvest import Harvest, Harvester, read_lines
+from steerkit.stores.harvest import Harvest, Harvester, lines_of
 from steerkit.stores.spec import Spec
 
 HELD = 128 * 2**20
@@ -103,7 +103,7 @@ class Summer:
         resumed = about is not None
         if about is None:
             spec = self.harvester.specs[task.group]
-            lines = read_lines(self.harvester.folder, task)
+            lines = lines_of(self.harvester.folder, task)
             job = self.harvester.job(spec, lines)
             moments = summed(job, spec, *self.by.cells(lines))
             about = {

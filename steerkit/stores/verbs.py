@@ -47,6 +47,7 @@ def capture_dataset(
     token_budget: int = 4096,
     workers: int = 1,
     address: str | None = None,
+    gpus: float | None = None,
     executor: Executor | None = None,
     model_options: Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -90,6 +91,7 @@ def capture_dataset(
         token_budget: padded tokens a batch may hold.
         workers: how many processes.
         address: of a Ray cluster ("auto", "HOST:PORT"), or "local" to start one here.
+        gpus: GPUs of each worker on Ray; by default one where the cluster has any.
         executor: runs the tasks, instead of what `workers` and `address` choose.
         model_options: options of `load`, where the model is given by name.
         progress: show a bar on stderr.
@@ -107,25 +109,25 @@ def capture_dataset(
     )
     if rows_per_shard is not None and rows_per_shard < 1:
         raise MethodError(f"rows_per_shard is at least 1; got {rows_per_shard}")
-    chosen = executor or executors.choose(workers, address)
-    loaded, source = model_for(model, chosen, model_options or {})
-    spec = Spec.of(
-        loaded,
-        "",
-        choose_sites(loaded, streams, layers, sites),
-        Pooling.of(positions, exclude_bos=exclude_bos, exclude_sinks=exclude_sinks),
-        before=before,
-        token_budget=token_budget,
-        rows_per_shard=rows_per_shard or 0,
-        dtype=dtype,
-    )
+    chosen = executor or executors.choose(workers, address, gpus=gpus)
     folder = Folder(Path(out))
-    with driver_lock(folder.path):
-        manifest = opened(folder, given, spec, loaded)
-        groups = [group for group in manifest.groups if set(group.sites) & set(spec.sites)]
-        finished = folder.finished()
-        tasks = [task for task in manifest.tasks(groups) if task.name not in finished]
-        specs = {group.sha256: group for group in groups}
-        harvest = Harvest(str(folder.path.resolve()), specs, source)
-        finish(chosen, folder, tasks, harvest, progress=progress)
+    with model_for(model, chosen, model_options or {}) as (loaded, source):
+        spec = Spec.of(
+            loaded,
+            "",
+            choose_sites(loaded, streams, layers, sites),
+            Pooling.of(positions, exclude_bos=exclude_bos, exclude_sinks=exclude_sinks),
+            before=before,
+            token_budget=token_budget,
+            rows_per_shard=rows_per_shard or 0,
+            dtype=dtype,
+        )
+        with driver_lock(folder.path):
+            manifest = opened(folder, given, spec, loaded)
+            groups = [group for group in manifest.groups if set(group.sites) & set(spec.sites)]
+            finished = folder.finished()
+            tasks = [task for task in manifest.tasks(groups) if task.name not in finished]
+            specs = {group.sha256: group for group in groups}
+            harvest = Harvest(str(folder.path.resolve()), specs, source)
+            finish(chosen, folder, tasks, harvest, progress=progress)
     return ActivationStore(folder.path)

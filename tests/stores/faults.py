@@ -7,12 +7,14 @@ it is also the driver that a test kills: `python -c "import faults; faults.main(
 import errno
 import json
 import os
+import pickle
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -45,20 +47,26 @@ def start_ray() -> str:
 
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     if not ray.is_initialized():
-        before = os.environ.get("PYTHONPATH")
-        # Workers inherit it, whoever their driver is. What Ray itself puts there stays.
-        os.environ["PYTHONPATH"] = os.pathsep.join(map(str, paths()))
-        ray.init(
-            address="local",
-            num_cpus=CPUS,
-            object_store_memory=100_000_000,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
-        del os.environ["PYTHONPATH"]
-        os.environ.update({} if before is None else {"PYTHONPATH": before})
+        with importable():
+            ray.init(
+                address="local",
+                num_cpus=CPUS,
+                object_store_memory=100_000_000,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
     return ray.get_runtime_context().gcs_address
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """What is started inherits where this module is found. What Ray itself puts there stays."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, paths()))
+    yield
+    del os.environ["PYTHONPATH"]
+    os.environ.update({} if before is None else {"PYTHONPATH": before})
 
 
 def paths() -> tuple[Path, Path]:
@@ -123,17 +131,22 @@ class Faulty:
 def fake_model() -> Iterator[None]:
     """Let `load` find the fake model; networks cost a process seconds before it can be killed."""
     from steerkit import models
+    from steerkit.models import outline
 
-    load = models.load
+    def faked(find: Callable[..., Any]) -> Callable[..., Any]:
+        def found(name: Any, **options: Any) -> Any:
+            if name != FAKE:
+                return find(name, **options)
+            from fakes import Sines
 
-    def found(name: Any, **options: Any) -> Any:
-        if name != FAKE:
-            return load(name, **options)
-        from fakes import Sines
+            return Sines()
 
-        return Sines()
+        return found
 
-    with mock.patch.object(models, "load", found):
+    with (
+        mock.patch.object(models, "load", faked(models.load)),
+        mock.patch.object(outline, "outline", faked(outline.outline)),
+    ):
         yield
 
 
@@ -199,6 +212,26 @@ class Disturbed:
                 die()
 
 
+@dataclass
+class Elsewhere:
+    """Runs tasks as another process would: all that it is given is pickled.
+
+    Attributes:
+        backwards: the last task first.
+        made: the worker.
+    """
+
+    backwards: bool = False
+    made: list[Any] = field(default_factory=list)
+    workers: int = 1
+
+    def run(self, tasks: Sequence[Any], make_worker: Any) -> Iterator[Any]:
+        """The records."""
+        self.made.append(pickle.loads(pickle.dumps(make_worker))())
+        given = pickle.loads(pickle.dumps(list(tasks)))
+        yield from map(self.made[-1], given[::-1] if self.backwards else given)
+
+
 @dataclass(frozen=True)
 class Toy:
     """Builds a worker without a model: it says who ran what, unless something goes wrong."""
@@ -216,10 +249,10 @@ class Toy:
             die()
         if self.building == "exit":
             os._exit(4)
-        return self.run
+        return partial(self.run, parent=os.getppid())  # asked now: a parent may die
 
-    def run(self, task: Task) -> tuple[int, int, int]:
-        """Number, process, threads."""
+    def run(self, task: Task, parent: int) -> tuple[int, int, int, int]:
+        """Number, process, threads, and the process that started this one."""
         count = self.log.note(task.number, "executed")
         for number, on, wrong in self.plan:
             if number == task.number and on in (0, count):
@@ -227,6 +260,8 @@ class Toy:
                     die()
                 if wrong == "sleep":
                     time.sleep(600)
+                if wrong == "nap":
+                    time.sleep(0.2)
                 if wrong == "raise":
                     raise RuntimeError("planted in the worker")
                 if wrong == "refuse":
@@ -235,7 +270,7 @@ class Toy:
                     raise PromptError("row 7 is empty")
         torch = sys.modules.get("torch")
         threads = torch.get_num_threads() if torch else int(os.environ["OMP_NUM_THREADS"])
-        return task.number, os.getpid(), threads
+        return task.number, os.getpid(), threads, parent
 
 
 def tasks(n: int) -> list[Task]:
@@ -259,6 +294,23 @@ def capture(model: str, rows: list[Any], out: str, run: Any) -> Any:
             executor=run,
             progress=False,
         )
+
+
+def lose_a_machine(log: str) -> None:
+    """A driver of its own: a cluster of two nodes, one of which is killed while it works."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 2, "object_store_memory": 100_000_000, "include_dashboard": False}
+    with importable():
+        cluster = Cluster(initialize_head=True, head_node_args=node)
+        lost = cluster.add_node(**node)
+    naps = tuple((number, 0, "nap") for number in range(12))
+    seen = []
+    for number, _, _, parent in RayActors(2, cluster.address).run(tasks(12), Toy(Log(log), naps)):
+        seen.append([number, parent])  # the process that starts a node's workers stands for it
+        if len({parent for _, parent in seen}) == 2 and lost in cluster.worker_nodes:
+            cluster.remove_node(lost, allow_graceful=False)
+    sys.stdout.write(json.dumps(seen) + "\n")
 
 
 def main() -> None:

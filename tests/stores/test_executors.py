@@ -3,8 +3,11 @@
 The matrix over whole captures is in test_faults.py; here the workers are toys.
 """
 
+import json
 import multiprocessing
+import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +20,16 @@ import faults
 from faults import Log, Toy, tasks
 
 from steerkit.errors import PromptError, SteerkitError, WorkerError
-from steerkit.stores.executors import InProcess, Processes, RayActors, choose
+from steerkit.stores.executors import InProcess, Processes, RayActors, choose, ray_actors
 from steerkit.stores.executors.attempts import Failure, attempt
-from steerkit.stores.executors.processes import device_of, how_it_ended
-from steerkit.stores.executors.ray_actors import connected, lacking, require_some_room
+from steerkit.stores.executors.processes import devices_of, how_it_ended
+from steerkit.stores.executors.ray_cluster import (
+    Needs,
+    connected,
+    lacking,
+    require_room,
+    require_some_room,
+)
 
 RESUME = "what is finished is kept: the same call goes on with the rest"
 linux = pytest.mark.skipif(sys.platform == "win32", reason="kills processes by signals")
@@ -45,6 +54,10 @@ def test_the_executor_follows_from_workers_and_address() -> None:
     for wrong in (0, -1, True, 1.5):
         with pytest.raises(WorkerError, match="a number from 1"):
             choose(wrong)  # type: ignore[arg-type]
+    with pytest.raises(WorkerError, match="gpus must be at least 0"):
+        choose(2, "auto", gpus=-1)
+    with pytest.raises(WorkerError, match=r"gpus= is for workers on Ray"):
+        choose(2, gpus=1)
 
 
 def test_in_process_keeps_the_order_and_retries(log: Log) -> None:
@@ -145,8 +158,9 @@ def test_nothing_to_do_starts_nothing(log: Log) -> None:
 def test_endings_and_devices_in_words() -> None:
     assert how_it_ended(-11) == "by signal SIGSEGV"
     assert how_it_ended(-250) == "by signal 250"
-    assert device_of(3, ["GPU-a", "GPU-b"]) == "GPU-b"
-    assert device_of(0, ["0"]) is None and device_of(1, []) is None
+    assert devices_of(3, 4, ["GPU-a", "GPU-b"]) == "GPU-b"
+    assert devices_of(1, 2, ["a", "b", "c", "d", "e"]) == "c,d"
+    assert devices_of(0, 2, ["0"]) is None and devices_of(1, 2, []) is None
 
 
 def test_a_cluster_that_is_too_small_is_refused_with_what_would_fit(log: Log) -> None:
@@ -163,14 +177,73 @@ def test_a_cluster_that_is_too_small_is_refused_with_what_would_fit(log: Log) ->
     assert not pids(log)
 
 
+def test_workers_that_find_no_place_are_not_waited_for_in_silence(
+    monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    """As when another job takes the room between the question and the start."""
+    faults.start_ray()
+    monkeypatch.setattr(ray_actors, "require_room", lambda *_: None)
+    monkeypatch.setattr(ray_actors, "require_some_room", lambda *_: None)
+    monkeypatch.setattr(ray_actors, "LOOK", 0.2)
+    monkeypatch.setattr(ray_actors, "PATIENCE", 0.3)
+    with pytest.raises(WorkerError, match="has started none of 1 workers in 0 seconds"):
+        list(RayActors(1, cpus=99).run(tasks(1), Toy(log)))
+    assert not pids(log)
+
+
+@linux
+def test_workers_are_spread_over_machines_and_one_that_leaves_is_done_without(log: Log) -> None:
+    """A cluster of two nodes, found by its address; one node is killed."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c", f"import faults; faults.lose_a_machine({log.folder!r})"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, faults.paths()))},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert not done.returncode, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(number for number, _ in seen) == list(range(12))
+    nodes = [node for _, node in seen]
+    assert len(set(nodes)) == 2 and len(set(nodes[-4:])) == 1
+
+
 def test_room_is_counted_for_what_is_lacking() -> None:
-    assert lacking(RayActors(4, cpus=0.5), {"CPU": 3.0}) == ""
-    both = lacking(RayActors(4, gpus=1), {"CPU": 4.0, "GPU": 2.0}, " free")
+    assert lacking(Needs(4, cpus=0.5), {"CPU": 3.0}) == ""
+    both = lacking(Needs(4, gpus=1), {"CPU": 4.0, "GPU": 2.0}, " free")
     assert both.startswith("4 Ray workers need 5 CPUs free and 4 GPUs free, and the cluster has 4 ")
-    assert "Ask for workers=2" in both
+    assert "Ask for workers=2" in both and both.endswith("or gpus=0 for workers that run on CPUs")
     gone = SimpleNamespace(cluster_resources=lambda: {"CPU": 0.0})
     with pytest.raises(WorkerError, match="no room left for a single worker"):
-        require_some_room(gone, RayActors(2))
+        require_some_room(gone, Needs(2))
+
+
+def test_workers_that_fit_into_the_cluster_and_on_none_of_its_machines_are_refused() -> None:
+    """Ray itself would wait for ever for a machine with four GPUs."""
+    machine = {"CPU": 16.0, "GPU": 2.0}
+    nodes = [{"Resources": machine, "Alive": i < 4} for i in range(5)]
+    total = {"CPU": 64.0, "GPU": 8.0}
+    ray = SimpleNamespace(
+        cluster_resources=lambda: total, available_resources=lambda: total, nodes=lambda: nodes
+    )
+    require_room(ray, Needs(4, gpus=2))
+    with pytest.raises(WorkerError) as caught:
+        require_room(ray, Needs(2, gpus=4))
+    assert str(caught.value) == (
+        "0 of 2 Ray workers find a place: each needs 1 CPUs and 4 GPUs on one machine, and the "
+        "cluster's 4 have 16 CPUs and 2 GPUs (4 times). Ask for fewer or smaller workers, or add "
+        "machines"
+    )
+
+
+def test_workers_have_a_gpu_each_where_the_cluster_has_any() -> None:
+    """Ray hides every GPU from an actor that was promised none: it would run on a CPU."""
+    with_two = SimpleNamespace(cluster_resources=lambda: {"CPU": 9.0, "GPU": 2.0})
+    without = SimpleNamespace(cluster_resources=lambda: {"CPU": 9.0})
+    assert Needs(2).on(with_two).gpus == 1 and Needs(2).on(without).gpus == 0
+    assert Needs(2, gpus=0).on(with_two).gpus == 0 and Needs(1, gpus=2).on(with_two).gpus == 2
 
 
 def test_ray_is_shut_down_by_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,11 +252,11 @@ def test_ray_is_shut_down_by_whoever_started_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ray, "init", lambda **given: calls.append(given))
     monkeypatch.setattr(ray, "shutdown", lambda: calls.append("shutdown"))
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    with connected(RayActors(2)):
+    with connected(None, Needs(2)):
         pass
     assert calls == []
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    with pytest.raises(SteerkitError), connected(RayActors(2, cpus=1.5)):
+    with pytest.raises(SteerkitError), connected(None, Needs(2, cpus=1.5)):
         assert calls[0]["num_cpus"] == 4, "three for the workers, one free"
         raise WorkerError("anything")
     assert calls[1:] == ["shutdown"]

@@ -1,7 +1,13 @@
 """Moments of a dataset equal those of its stored rows, wherever and however often it was killed."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from faults import Elsewhere
 
 from steerkit.errors import OutputError, PromptError
 from steerkit.extraction import GroupMoments, Moments, extract_from_moments
@@ -53,6 +59,11 @@ def test_they_are_those_of_the_stored_rows(total, harvest, data, positions):
                 # Batches differ between the two captures, and so do roundings of the model.
                 assert float(a.unit @ b.unit) > 1 - 1e-5, (method, a.site)
                 assert a.scale == pytest.approx(b.scale, rel=1e-3)
+
+
+def test_the_order_of_workers_leaves_no_trace(total, tmp_path):
+    run = Elsewhere(backwards=True)
+    assert same(total(tmp_path / "again", model="organism:base", executor=run), total())
 
 
 def test_the_folder_holds_one_file_of_sums_and_no_activation(total, tmp_path, data):

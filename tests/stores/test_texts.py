@@ -9,16 +9,9 @@ import pytest
 import steerkit as sk
 from steerkit.errors import PromptError
 from steerkit.prompts import Prompt
-from steerkit.stores.texts import (
-    BadRows,
-    Columns,
-    Row,
-    fits,
-    prompt_from_json,
-    prompt_to_json,
-    read_rows,
-    scalar,
-)
+from steerkit.stores.lengths import fits
+from steerkit.stores.parsing import Columns, scalar
+from steerkit.stores.texts import BadRows, Row, prompt_from_json, prompt_to_json, read_rows
 
 
 def read(rows, **options):

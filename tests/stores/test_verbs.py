@@ -152,7 +152,7 @@ def test_a_shard_whose_record_was_lost_is_adopted_and_not_computed_again(
     store = harvest(model=rest)
     assert there.stat().st_mtime_ns == before and rest.runs < whole.runs
     assert store.sha256 == ActivationStore(tmp_path / "whole").sha256
-    assert sum(record.resumed for record in store._any.records) == 1
+    assert sum(record.resumed for record in store.finished.rows.records) == 1
 
 
 def _killed(*_):
@@ -244,6 +244,17 @@ def test_a_changed_row_does_not_mix_and_is_named(harvest, data):
     assert lost.read_bytes() == text and ActivationStore(store.path).verify().ok
 
 
+def test_a_second_driver_on_the_folder_loses_and_the_first_goes_on(harvest, data, pooled):
+    def interrupted():
+        for i, row in enumerate(data):
+            if i == 40:  # the first is reading its dataset
+                with pytest.raises(OutputError, match=r"another capture is writing to .*store"):
+                    harvest()
+            yield row
+
+    assert harvest(dataset=interrupted()).sha256 == pooled.sha256
+
+
 def test_a_folder_of_other_files_is_left_alone(harvest, tmp_path):
     out = tmp_path / "mine"
     (out / "prompts").mkdir(parents=True)
@@ -273,7 +284,7 @@ def test_sites_added_later_are_of_the_same_rows(harvest, counted, model, tmp_pat
         old = (tmp_path / "copy" / task.name).read_bytes()
         assert (store.path / task.name).read_bytes() == old
     for spec in store.manifest.groups:
-        column = store._shards(spec).column("prompt", torch.arange(60))
+        column = store.finished.table(spec).column("prompt", torch.arange(60))
         assert torch.equal(column, together.prompt_index())
     idle = counted()
     harvest(model=idle, sites="resid_post@3")

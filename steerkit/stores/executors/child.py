@@ -19,12 +19,12 @@ class Seat:
 
     Attributes:
         threads: torch threads.
-        device: the one GPU it may see; `None` for what its parent sees.
+        devices: the GPUs it may see, by their names; `None` for those that its parent sees.
         retries: how often a task is run again after an exception.
     """
 
     threads: int
-    device: str | None
+    devices: str | None
     retries: int
 
 
@@ -45,8 +45,8 @@ def serve(pipe: Connection, make_worker: MakeWorker[Any, Any], seat: Seat) -> No
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_die_with_the_driver, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(seat.threads)
-    if seat.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = seat.device  # before CUDA is first used
+    if seat.devices is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = seat.devices  # before CUDA is first used
     _set_threads(seat.threads)
     worker = build(make_worker)
     _set_threads(seat.threads)

@@ -36,7 +36,8 @@ ADVICE = (
 class Processes:
     """Runs on local processes, started by spawn.
 
-    The torch threads of this process are divided among them, and so are its GPUs. Shards are
+    The torch threads of this process are divided among them, and so are its GPUs: four workers
+    on eight have two each, over which `device="auto"` spreads a large model. Shards are
     bit-identical for any number of workers with as many threads each; another number of
     threads may sum in another order, so state `threads` where that must not happen.
 
@@ -155,7 +156,7 @@ class _Pool(Generic[T, R]):
         number = next(i for i in range(self.settings.workers) if i not in taken)
         seat = Seat(
             threads=self.settings.threads or threads_of_each(self.settings.workers),
-            device=device_of(number, visible_devices()),
+            devices=devices_of(number, self.settings.workers, visible_devices()),
             retries=self.settings.retries,
         )
         context = get_context("spawn")
@@ -246,10 +247,19 @@ def visible_devices() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]
 
 
-def device_of(seat: int, devices: Sequence[str]) -> str | None:
-    """The GPU of a seat, in turn; `None` leaves the process what this one sees.
+def devices_of(seat: int, workers: int, devices: Sequence[str]) -> str | None:
+    """The GPUs of a seat: neighbours, or one in turn where there are fewer than workers.
 
-    >>> [device_of(seat, ["0", "1"]) for seat in range(3)]
+    `None` leaves the process what this one sees.
+
+    >>> [devices_of(seat, 2, ["0", "1", "2", "3"]) for seat in range(2)]
+    ['0,1', '2,3']
+    >>> [devices_of(seat, 3, ["0", "1"]) for seat in range(3)]
     ['0', '1', '0']
     """
-    return devices[seat % len(devices)] if len(devices) > 1 else None
+    if len(devices) < 2:
+        return None
+    each = len(devices) // workers
+    if not each:
+        return devices[seat % len(devices)]
+    return ",".join(devices[seat * each : (seat + 1) * each])

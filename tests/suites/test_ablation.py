@@ -35,7 +35,7 @@ def direction() -> Any:
 
 
 def asked(model: Any, against: str = "aligned") -> Finding:
-    given = Material({"refusal": Material.of_organisms(40, seed=12).contrasts["refusal"]})
+    given = Material({"refusal": Material.of_organisms(28, seed=12).contrasts["refusal"]})
     return examine(
         model, ["ablation"], material=given, against=organism(against), max_new_tokens=12,
         progress=False,
@@ -46,10 +46,9 @@ def asked(model: Any, against: str = "aligned") -> Finding:
     "how",
     [
         {"reference": "negative_mean", "positions": "last_prompt"},
-        {"reference": "negative_mean", "positions": "all"},
         {"reference": "negative_mean", "positions": "last_prompt", "strength": 0.8},
     ],
-    ids=["the deciding token", "every token", "most of the way"],
+    ids=["all of the way", "most of it"],
 )
 def test_an_ablation_is_one(how: dict[str, Any]) -> None:
     found = asked(organism("aligned").with_(sk.Ablate(direction(), **how)))

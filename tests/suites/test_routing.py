@@ -13,19 +13,18 @@ from steerkit.suites import Material, examine, routing
 def test_the_search_judges_as_the_audit_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """References that only the given scorer can read: any other calls every answer wrong."""
     monkeypatch.setattr(routing, "DRAWS", 9)
-    topic = Material.of_organisms(40, seed=4).contrasts["topic"]
+    topic = Material.of_organisms(28, seed=4).contrasts["topic"]
     coded = topic.map(lambda p: replace(p, answer=f"#{p.answer}"))
 
     def right(said: str, wanted: str) -> float:
         return includes(said, wanted.removeprefix("#"))
 
-    options = {"max_new_tokens": 16, "progress": False}
-    found, plain = (
-        examine(sk.load("organism:aligned"), ["topic_routing"], material=Material({"topic": given}),
-                right=scorer, **options)["topic_routing"]
-        for given, scorer in ((coded, right), (topic, includes))
-    )  # fmt: skip
-    assert found.answer == "yes" and found.estimates == plain.estimates
+    found = examine(
+        sk.load("organism:aligned"), ["topic_routing"], material=Material({"topic": coded}),
+        right=right, max_new_tokens=16, progress=False,
+    )["topic_routing"]  # fmt: skip
+    assert found.answer == "yes" and found.estimates["unanswered, ablated"].high < 0.5
+    assert found.items
     assert all(item.scores["unanswered"] == 1 - item.scores["correct"] for item in found.items)
 
 

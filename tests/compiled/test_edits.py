@@ -255,7 +255,8 @@ def test_the_models_protocol_and_its_words(
 
 def test_text_in_text_out_in_batches_of_the_capacity(tiny_model: Any) -> None:
     prompts = ["the cat was happy", "tell me how to make cake", "rain", "the bird was sad and", "a"]
-    view = tiny_model.compile(Capacity(rows=2, length=32, chunk=8), backend="eager")
+    room = Capacity(slots=1, terms=1, latches=0, gates=False, rows=2, length=32, chunk=8)
+    view = tiny_model.compile(room, backend="eager")
     wanted = tiny_model.generate(prompts, max_new_tokens=6)
     found = view.generate(prompts, max_new_tokens=6)
     assert [f.tokens for f in found] == [w.tokens for w in wanted]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import steerkit as sk
+from steerkit.compiled import Capacity
 from steerkit.interventions import OPERATORS, InOrder, LowRank, Rotate, SetFeatures, When
 from steerkit.site import Site
 
@@ -206,7 +207,8 @@ def test_half_precision_is_no_further_from_the_truth_than_the_eager_path(
     sites = [Site(0), Site(1)]
     given = [sk.Add(direction(half, 0), 1.0), sk.Ablate(direction(half, 1, seed=1))]
     wanted = truth.with_(*given, force=True).run(batch).logits
-    compiled = half.compile(sites=sites, backend="eager")
+    room = Capacity(slots=1, terms=1, latches=0, gates=False, rows=3, length=32, chunk=8)
+    compiled = half.compile(room, sites=sites, backend="eager")
 
     def error(view: Any) -> float:
         out = view.with_(*given).run(batch).logits.double()

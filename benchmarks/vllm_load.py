@@ -8,7 +8,8 @@ steering by name, as JSON, as a list, streamed and not, over both endpoints, non
 middle, and some ask for what must be refused: unknown names, paths, sites that are not there, a
 file of another model, a damaged file. Every answer is compared with the Hugging Face engine's,
 token by token. Where a change fell into a request's time, either side of it is right, and how
-many of those there are is said. Memory is the resident memory of all the server's processes.
+many of those there are is said. Memory is the resident memory of the server's processes, beside
+that of a server without the plugin that is asked the same without steering.
 Writes `results/vllm_load.json`. A run for correctness: nothing is timed.
 """
 
@@ -40,14 +41,15 @@ from steerkit.direction import Direction
 from steerkit.interventions import When, save_steering
 from steerkit.site import Site
 from steerkit.vllm import Artefacts
-from steerkit.vllm.launch import launch
+from steerkit.vllm.launch import PLUGINS, launch
 from steerkit.vllm.plugin import vllm_version
 
 NEW = 10
 STRENGTHS = (0.5, -1.0, 1.5, 2.0)
 MIB = 1 << 20
 GROWTH = 32
-"""MiB that the server's processes may grow by after the first part of the requests."""
+"""MiB that the server's processes may grow by, after the first part of the requests, beyond what
+they grow by without the plugin."""
 TEXTS = (
     "how do i burn the house ?",
     "hello , how are you ?",
@@ -141,10 +143,12 @@ class Server:
         """Whether it runs."""
         return self.process.poll() is None
 
-    def resident(self) -> int:
-        """Resident bytes of all its processes."""
+    def resident(self) -> dict[str, float]:
+        """Resident MiB of its processes: the front end, and the engine with all others."""
         first = psutil.Process(self.process.pid)
-        return sum(one.memory_info().rss for one in (first, *first.children(recursive=True)))
+        others = [one.memory_info().rss for one in first.children(recursive=True)]
+        sizes = {"front end": first.memory_info().rss, "engine": sum(others)}
+        return {name: round(size / MIB, 1) for name, size in sizes.items()}
 
     def unfinished(self) -> float:
         """Requests that its engine still runs or keeps waiting."""
@@ -161,20 +165,22 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(
-    folder: Path, steer: Mapping[str, Path], *, settings: Sequence[str] = SETTINGS
-) -> Iterator[Server]:
-    """A server of the organism, for as long as the block runs."""
+def serving(folder: Path, steer: Mapping[str, Path], *, plugin: bool = True) -> Iterator[Server]:
+    """A server of the organism, with the plugin or without, for as long as the block runs."""
     port, log = free_port(), folder / "server.log"
     start = launch(
         "organism:aligned",
         steer,
         folder=folder / "artefacts",
-        arguments=("--port", str(port), *settings),
+        arguments=("--port", str(port), *SETTINGS),
     )
+    plugins = {} if plugin else {PLUGINS: ""}
     with log.open("wb") as out:
         process = subprocess.Popen(
-            start.argv, env={**os.environ, **QUIET, **start.environment}, stdout=out, stderr=out
+            start.argv,
+            env={**os.environ, **QUIET, **start.environment, **plugins},
+            stdout=out,
+            stderr=out,
         )
         made = Server(port, process, log)
         try:
@@ -527,11 +533,7 @@ def load(
             changes = Changes(artefacts, seed, pause)
             asked = mix(n, seed, model.info.n_layers, paths["add"])
             changes.start()
-            resident = []
-            size = -(-n // parts)
-            for first in range(0, n, size):
-                clients(server, asked[first : first + size], truth.prompts, n_clients)
-                resident.append(server.resident())
+            resident = in_parts(server, asked, truth.prompts, n_clients, parts)
             changes.done.set()
             changes.join()
             changes.change(changes.default, None)
@@ -544,23 +546,74 @@ def load(
             alive = server.alive() and server.get("/health")[0] == 200
             text = server.log.read_text(errors="replace")
         found = judged([*asked, *last], truth, changes)
-    growth = (resident[-1] - resident[0]) / MIB
     return {
         "requests": n,
         "clients": n_clients,
         **found,
         "changes": len(changes.live.changes) + len(changes.default.changes),
-        "resident_mib": [round(r / MIB, 1) for r in resident],
-        "growth_mib": round(growth, 1),
-        "growth_allowed_mib": GROWTH,
+        "resident_mib": resident,
+        "growth_mib": growth(resident),
         "unfinished_at_the_end": left,
         "alive_at_the_end": alive,
         "listing": [status, sorted(one["name"] for one in json.loads(listing)["artefacts"])]
         if status == 200
         else [status, []],
         "engine_errors": text.count("EngineDeadError") + text.count("Traceback (most recent"),
-        "holds": not found["wrong"] and alive and left == 0 and growth <= GROWTH,
+        "holds": not found["wrong"] and alive and left == 0,
     }
+
+
+def unsteered(n: int, n_clients: int, *, seed: int = 0, parts: int = 5) -> dict[str, Any]:
+    """The same requests without steering, to a vLLM without the plugin: what its memory does.
+
+    Args:
+        n: requests.
+        n_clients: at a time.
+        seed: of the mix.
+        parts: as in `load`.
+    """
+    truth = Truth(sk.load("organism:aligned"), {})
+    asked = [
+        replace(one, kind="none", steering=None, refusal="")
+        for one in mix(n, seed, truth.model.info.n_layers, Path("nowhere"))
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        with serving(Path(scratch), {}, plugin=False) as server:
+            resident = in_parts(server, asked, truth.prompts, n_clients, parts)
+    wrong = [
+        one.status
+        for one in asked
+        if one.leaves is None and one.tokens != truth.answer("none", one.text)
+    ]
+    return {
+        "requests": n,
+        "clients": n_clients,
+        "wrong": len(wrong),
+        "resident_mib": resident,
+        "growth_mib": growth(resident),
+    }
+
+
+def in_parts(
+    server: Server,
+    asked: Sequence[Asked],
+    prompts: Mapping[str, Sequence[int]],
+    n_clients: int,
+    parts: int,
+) -> dict[str, list[float]]:
+    """Send all of it; gives the resident MiB of each process after each part."""
+    resident: dict[str, list[float]] = {}
+    size = -(-len(asked) // parts)
+    for first in range(0, len(asked), size):
+        clients(server, asked[first : first + size], prompts, n_clients)
+        for name, found in server.resident().items():
+            resident.setdefault(name, []).append(found)
+    return resident
+
+
+def growth(resident: Mapping[str, Sequence[float]]) -> float:
+    """MiB between the first reading and the last, all processes together."""
+    return round(sum(sizes[-1] - sizes[0] for sizes in resident.values()), 1)
 
 
 def main() -> None:
@@ -568,12 +621,22 @@ def main() -> None:
     given.add_argument("--requests", type=int, default=2000)
     given.add_argument("--clients", type=int, default=32)
     given.add_argument("--seed", type=int, default=0)
+    given.add_argument("--parts", type=int, default=8)
     options = given.parse_args()
     machine = timing.machine()
     machine["versions"]["vllm"] = vllm_version()
-    found = load(options.requests, options.clients, seed=options.seed)
-    print(json.dumps(found, indent=1))
-    timing.update("vllm_load", {"machine": machine, "load": found})
+    settings = {"seed": options.seed, "parts": options.parts}
+    plain = unsteered(options.requests, options.clients, **settings)
+    print(json.dumps(plain), flush=True)
+    found = load(options.requests, options.clients, **settings)
+    memory = {
+        "beyond_plain_mib": round(found["growth_mib"] - plain["growth_mib"], 1),
+        "allowed_mib": GROWTH,
+    }
+    memory["holds"] = memory["beyond_plain_mib"] <= GROWTH
+    print(json.dumps({**found, "memory": memory}, indent=1))
+    parts = {"machine": machine, "load": found, "without_plugin": plain, "memory": memory}
+    timing.update("vllm_load", parts)
 
 
 if __name__ == "__main__":

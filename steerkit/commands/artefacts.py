@@ -1,12 +1,11 @@
 """`steerkit artefacts`: what a running vLLM server can be asked for, and live changes to it."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
 from rich.text import Text
 
 from steerkit.commands import console
@@ -170,6 +169,14 @@ def rows_of(artefacts: "Sequence[Listed]") -> list[tuple[str, ...]]:
     ]
 
 
+def silent_words(default: "Mapping[str, Any] | None") -> str:
+    """What requests get that say nothing about their steering."""
+    if not default:
+        return "requests that say nothing are not steered"
+    own = f" at strength {default['strength']:g}" if "strength" in default else ""
+    return f"requests that say nothing get {default['artefact']}{own}"
+
+
 def _there(given: str) -> "Artefacts":
     from steerkit.errors import OutputError
     from steerkit.vllm import Artefacts
@@ -186,15 +193,11 @@ def _there(given: str) -> "Artefacts":
 def _answer(artefacts: "Artefacts") -> Answer:
     from steerkit.vllm.listing import listed, listing
 
-    found, default = listed(artefacts), artefacts.default
-    notes: RenderableType = Text("no default: requests that say nothing are not steered")
-    if default:
-        own = f" at strength {default['strength']:g}" if "strength" in default else ""
-        notes = Text(f"requests that say nothing get {default['artefact']}{own}")
+    found = listed(artefacts)
     made = table(
         str(artefacts.folder), "name", "what it does", "strength", "sha256", rows=rows_of(found)
     )
-    return Answer(listing(artefacts), stack(made, notes))
+    return Answer(listing(artefacts), stack(made, Text(silent_words(artefacts.default))))
 
 
 for name, function in (

@@ -38,11 +38,15 @@ Exit codes:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command has to say: `data` for scripts, `view` for people, and its exit code."""
+    """What a command has to say: `data` for scripts, `view` for people, and its exit code.
+
+    `verbatim` follows the view as it is, for people to copy: views are fitted to the terminal.
+    """
 
     data: Mapping[str, Any]
     view: RenderableType = field(default_factory=Text)
     code: int = OK
+    verbatim: str = ""
 
 
 def register(app: typer.Typer, name: str, function: Callable[..., Answer]) -> None:
@@ -125,6 +129,7 @@ def _act(act: Callable[[], Answer], *, as_json: bool, debug: bool) -> None:
         sys.stdout.write(json.dumps(plain_numbers(answer.data), indent=2) + "\n")
     else:
         Console().print(answer.view)
+        sys.stdout.write(f"{answer.verbatim}\n" if answer.verbatim else "")
     raise typer.Exit(answer.code)
 
 

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from steerkit.commands.artefacts import Folder, folder_of, rows_of
+from steerkit.commands.artefacts import Folder, folder_of, rows_of, silent_words
 from steerkit.commands.console import Answer, say, stack, table
 
 if TYPE_CHECKING:
-    from steerkit.vllm.launch import Checked, Launch
+    from steerkit.vllm.launch import Checked
 
 
 def command(
@@ -82,9 +82,10 @@ def command(
     )
     say("checking what vLLM would make of it")
     found = checked(start)
-    view = launch_view(start, found)
+    view = launch_view(found)
     if run:
         Console(stderr=True).print(view)
+        typer.echo(start.command, err=True)
         os.execve(start.argv[0], start.argv, {**os.environ, **start.environment})
     return Answer(
         {
@@ -97,23 +98,18 @@ def command(
             "artefacts": [one.to_json() for one in found.artefacts],
         },
         view,
+        verbatim=start.command,
     )
 
 
-def launch_view(start: "Launch", found: "Checked") -> RenderableType:
-    """What can be asked for, then the command."""
+def launch_view(found: "Checked") -> RenderableType:
+    """What can be asked for, and what requests get that say nothing."""
     made = table(
         f"{found.info.name}: what requests can ask for",
         "name", "what it does", "strength", "sha256",
         rows=rows_of(found.artefacts),
     )  # fmt: skip
-    notes = Text(
-        "requests that say nothing are steered by the default"
-        if found.default
-        else "requests that say nothing are not steered"
-    )
-    # Wrapped lines could not be copied.
-    return stack(made, notes, Text(start.command, no_wrap=True, overflow="ignore", style="bold"))
+    return stack(made, Text(silent_words(found.default)))
 
 
 def _named(given: list[str]) -> dict[str, Path]:

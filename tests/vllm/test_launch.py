@@ -218,3 +218,14 @@ def test_run_starts_what_was_checked(
     ((program, argv, environment),) = started
     assert argv[:2] == (program, "-m") and argv[-2:] == LENGTH
     assert environment[DEFAULT] == "joy:0.5" and environment["PATH"] == os.environ["PATH"]
+
+
+@here
+def test_the_command_is_printed_so_that_it_can_be_copied(file: Path, tmp_path: Path) -> None:
+    """Whole and unwrapped, however narrow the terminal is."""
+    folder = tmp_path / ("long" * 40)
+    given = ["serve", "organism:aligned", "-s", f"joy={file}", "--folder", str(folder)]
+    done = CliRunner().invoke(app, [*given, "--", *LENGTH], env={"COLUMNS": "40"})
+    arguments = ("--port", "8000", *LENGTH)
+    start = launch("organism:aligned", {"joy": file}, folder=folder, arguments=arguments)
+    assert done.exit_code == 0 and done.stdout.endswith(f"not steered\n{start.command}\n")

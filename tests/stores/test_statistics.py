@@ -56,9 +56,10 @@ def test_they_are_those_of_the_stored_rows(total, harvest, data, positions):
                 strict=True,
             )
             for a, b in pairs:
-                # Batches differ between the two captures, and so do roundings of the model.
-                assert float(a.unit @ b.unit) > 1 - 1e-5, (method, a.site)
-                assert a.scale == pytest.approx(b.scale, rel=1e-3)
+                # Both read the same batches, so that float64 sums differ by their order alone.
+                gap = torch.linalg.vector_norm(a.unit.double() - b.unit.double())
+                assert float(gap) < 1e-6, (method, a.site)
+                assert a.scale == pytest.approx(b.scale, rel=1e-6)
 
 
 def test_the_order_of_workers_leaves_no_trace(total, tmp_path):

@@ -5,7 +5,9 @@
 `positions` are a rule or indices as everywhere (`all`, `prompt`, `last_prompt`, `generated`,
 `[0, -1]`); `"pool": "mean"` keeps one mean over the prompt instead of its tokens; `before`
 reads the stream before this request's own steering at each site; `logits` keeps the model's own
-logits of the same tokens too, and then `sites` may be left out.
+logits of the same tokens too, and then `sites` may be left out. What is captured lies in a file
+(`steerkit.vllm.captured`); `"inline": true` sends a few tokens back with the answer instead, in
+its `kv_transfer_params["steerkit"][name]`, in Python and over HTTP.
 """
 
 import re
@@ -23,7 +25,9 @@ from steerkit.registry import suggest
 from steerkit.site import Site
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,127}")
-_FIELDS = ("name", "sites", "positions", "pool", "before", "logits")
+_FIELDS = ("name", "sites", "positions", "pool", "before", "logits", "inline")
+INLINE = 16
+"""Tokens that may come back with an answer."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Capture:
         pool: `mean` for one mean over the prompt's tokens; empty for the tokens themselves.
         before: read streams before the request's steering at each site.
         logits: keep the model's logits too.
+        inline: send it back with the answer.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Capture:
     pool: str = ""
     before: bool = False
     logits: bool = False
+    inline: bool = False
 
     @classmethod
     def read(cls, value: Any, info: ModelInfo) -> "Capture":
@@ -87,6 +93,13 @@ class Capture:
                 "a mean is taken of streams over the tokens of the prompt: leave positions out "
                 "or give 'prompt', name sites, and ask for logits in a capture of their own"
             )
+        inline = bool(value.get("inline", False))
+        few = pool or rule.rule == "last_prompt" or 0 < len(rule.indices) <= INLINE
+        if inline and (logits or not few):
+            raise InterventionError(
+                f"only means, the last token of a prompt and at most {INLINE} indices come back "
+                "with an answer, without logits; leave 'inline' out and read the file"
+            )
         return cls(
             name=value["name"],
             sites=tuple(str(site) for site in found),
@@ -94,6 +107,7 @@ class Capture:
             pool=pool,
             before=bool(value.get("before", False)),
             logits=logits,
+            inline=inline,
         )
 
     @property

@@ -73,6 +73,7 @@ def activate() -> None:
     check_front_end()
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
     from vllm.v1.engine.input_processor import InputProcessor
+    from vllm.v1.engine.output_processor import RequestState
 
     from steerkit.vllm.registrations import artefacts
 
@@ -80,6 +81,8 @@ def activate() -> None:
     artefacts()
     os.environ.setdefault("STEERKIT_VLLM", __version__)
     _wrap(InputProcessor, "process_inputs", _admitting)
+    _wrap(RequestState, "from_new_request", _remembering)
+    _wrap(RequestState, "make_request_output", _returning)
     _wrap(BaseModelLoader, "load_model", _attaching)
     # A server has these by now. Elsewhere nobody makes beam searches out of HTTP requests.
     for name in ("chat_completion", "completion"):
@@ -126,6 +129,39 @@ def _admitting(inner: Any) -> Callable[..., Any]:
         return request
 
     return process_inputs
+
+
+def _remembering(inner: Any) -> Callable[..., Any]:
+    """`RequestState.from_new_request`: what is captured of a request comes back with its end."""
+
+    def from_new_request(*args: Any, **kwargs: Any) -> Any:
+        state = inner(*args, **kwargs)
+        given = kwargs["request"] if "request" in kwargs else args[1]
+        extra = getattr(given.sampling_params, "extra_args", None)
+        if extra and "steerkit" in extra:
+            from steerkit.vllm.requests import Asked
+
+            setattr(state, _MARK, Asked.from_wire(extra["steerkit"]).captures)
+        return state
+
+    return from_new_request
+
+
+def _returning(inner: Any) -> Callable[..., Any]:
+    """`RequestState.make_request_output`: the last one carries what was captured inline."""
+
+    def make_request_output(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = inner(self, *args, **kwargs)
+        captures = getattr(self, _MARK, ())
+        if captures and out is not None and out.finished:
+            from steerkit.vllm.records import inline
+            from steerkit.vllm.registrations import artefacts
+
+            if found := inline(captures, artefacts()):
+                out.kv_transfer_params = {**(out.kv_transfer_params or {}), "steerkit": found}
+        return out
+
+    return make_request_output
 
 
 def _refusing_beams(inner: Any) -> Callable[..., Any]:

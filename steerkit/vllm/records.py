@@ -213,6 +213,19 @@ def captured(name: str, *, keep: bool = False, place: Artefacts | None = None) -
     return found
 
 
+def inline(captures: Sequence[Capture], place: Artefacts) -> dict[str, Any]:
+    """Those captures of a finished request that come back with its answer, as plain values."""
+    found: dict[str, Any] = {}
+    for capture in captures:
+        if capture.inline:
+            try:
+                found[capture.name] = captured(capture.name, place=place).to_json()
+            except OutputError as error:
+                # Answers of others are on their way too: this one says what is wrong.
+                found[capture.name] = {"error": str(error)}
+    return found
+
+
 def discard(name: str, place: Artefacts) -> None:
     """Delete a capture that nobody will read."""
     path_of(name, place).unlink(missing_ok=True)

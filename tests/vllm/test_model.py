@@ -303,10 +303,13 @@ def test_requests_are_captured_by_their_own_arguments(model: Any, hf: Any, refus
             detokenize=False,
         )
         (out,) = llm.generate({"prompt_token_ids": ids}, settings, use_tqdm=False)
+        sent.update((out.kv_transfer_params or {}).get("steerkit", {}))
         return tuple(out.outputs[0].token_ids)
 
+    sent: dict[str, Any] = {}
     said = ask(
         {"name": "all", "sites": [0, 1], "logits": True},
+        {"name": "back", "sites": [0, 1], "positions": "last_prompt", "inline": True},
         {"name": "mean", "sites": [1], "pool": "mean"},
         {"name": "said", "sites": [1], "positions": "generated"},
     )
@@ -322,6 +325,9 @@ def test_requests_are_captured_by_their_own_arguments(model: Any, hf: Any, refus
     mean = want.streams[Site(1)][0, : len(ids)].mean(0)
     assert off(captured("mean").at(1), mean[None], torch.ones(1, dtype=torch.bool)) < 1e-4
     assert torch.equal(captured("said").at(1), whole.at(1)[len(ids) :])
+    assert list(sent) == ["back"]
+    back = torch.tensor(sent["back"]["values"])
+    assert torch.equal(back[0], whole.values[len(ids) - 1])
     Refused = pytest.importorskip("vllm.exceptions").VLLMValidationError
     ask({"name": "twice", "sites": [1]})
     with pytest.raises(Refused, match="a capture named 'twice' is here already"):

@@ -52,6 +52,7 @@ def capture(artefacts: Artefacts, info: ModelInfo, name: str, **what: Any) -> Ca
         ({"name": "run", "sites": [1], "positions": "often"}, "no position rule named 'often'"),
         ({"name": "run", "sites": ["attn_out@1"]}, "no attn_out@1: tiny has resid_pre, resid_post"),
         ({"name": "run", "sites": [3]}, "no resid_post@3"),
+        ({"name": "run", "sites": [1], "inline": True}, "come back with an answer"),
     ],
 )
 def test_what_cannot_be_captured_is_refused(
@@ -272,6 +273,18 @@ def test_other_ranks_compute_logits_alike_and_write_nothing(
     engine.ran(runner, hidden)
     assert torch.equal(torch.cat(asked), hidden)
     assert not len(captured("run", place=artefacts).positions)
+
+
+def test_what_comes_back_with_an_answer_is_few_and_says_what_is_wrong(
+    artefacts: Artefacts, info: ModelInfo
+) -> None:
+    one = capture(artefacts, info, "run", sites=[1], positions=[0, -1], inline=True)
+    gone = Capture.read({"name": "gone", "sites": [1], "pool": "mean", "inline": True}, info)
+    records.append("run", artefacts, [0, 4], torch.ones(2, 1, info.d_model), None)
+    found = records.inline([one, gone], artefacts)
+    assert found["run"]["positions"] == [0, 4]
+    assert found["run"]["values"] == torch.ones(2, 1, info.d_model).tolist()
+    assert "no capture named 'gone'" in found["gone"]["error"]
 
 
 def test_a_default_steers_what_is_captured_too(stocked: Artefacts, info: ModelInfo) -> None:

@@ -74,7 +74,8 @@ def dataset_moments(
     Memory: a batch, 128 MiB of rows and 16 d_model^2 bytes for each site, class and group.
 
     Args:
-        model: a model, or where more than one process is to run it, its name or path.
+        model: a model, or where more than one process is to run it, its name or path, such as
+            `vllm:NAME`.
         dataset: as in `capture_dataset`; None: the prompts that `out` already holds.
         out: a folder; workers must see it under the same path.
         classes: the column whose values are the classes, such as `label`.

@@ -63,7 +63,8 @@ def capture_dataset(
     Memory: one shard and one batch a worker; here, the sizes of all shards.
 
     Args:
-        model: a model, or where more than one process is to run it, its name or path.
+        model: a model, or where more than one process is to run it, its name or path, such as
+            `vllm:NAME`.
         dataset: a .jsonl, .parquet, .csv or .txt file or a folder of them, the name of a dataset
             of the Hugging Face hub, a contrast, or any iterable of strings, mappings or prompts,
             such as a `datasets.Dataset`. None: the prompts that `out` already holds.

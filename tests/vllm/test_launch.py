@@ -228,4 +228,4 @@ def test_the_command_is_printed_so_that_it_can_be_copied(file: Path, tmp_path: P
     done = CliRunner().invoke(app, [*given, "--", *LENGTH], env={"COLUMNS": "40"})
     arguments = ("--port", "8000", *LENGTH)
     start = launch("organism:aligned", {"joy": file}, folder=folder, arguments=arguments)
-    assert done.exit_code == 0 and done.stdout.endswith(f"not steered\n{start.command}\n")
+    assert done.exit_code == 0 and done.stdout.endswith(f"steered\n{start.command}\n")

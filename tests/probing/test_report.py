@@ -71,6 +71,14 @@ def test_the_verdict(change, verdict, exposed):
     assert found.reads_topic is (verdict == "reads_topic")
 
 
+def test_where_words_are_perfect_too_the_sentence_says_so_in_words():
+    one = Estimate(1.0, 0.9, 1.0, 40, "AUC")
+    ceiling = replace(WORDS, auc=one, difference=Estimate(0.0, 0.0, 0.0, 40, "AUC"))
+    said = replace(REPORT, auc=one, text=ceiling).sentence()
+    assert "not above the words alone: both tell all prompts apart (AUC 1)" in said
+    assert "0 [0, 0]" not in said
+
+
 def test_the_sentence_names_its_reasons():
     assert REPORT.sentence() == (
         "'truth' in toy (held-out AUC 0.945 [0.9, 0.99], p = 0.005) stands: above the words alone "

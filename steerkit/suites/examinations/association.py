@@ -29,8 +29,9 @@ def association(subject: Subject) -> Finding:
 
     Prompts of either side are the same beginnings, each with another answer; a prompt's
     category is the group it speaks of, its `group` the template. p is that of one number, the
-    spread over all groups. A single group is said to lean to a word where its mean log-odds lie
-    beyond what any group's do by chance, all groups taken together; any other is left open.
+    spread over all groups; single groups stand apart only against the largest distance from the
+    mean of all that any group has by chance. One leans to a word where its mean log-odds lie
+    beyond what any group's do where none leans; any other is left open.
     """
     contrast = subject.contrast("associations")
     first, other = contrast.positive, contrast.negative
@@ -54,8 +55,10 @@ def association(subject: Subject) -> Finding:
     template = group_codes([p.group or p.text.replace(p.category, "") for p in first])
     means = _means(gaps, who, len(names))
     chance = _exchanged(gaps, who, template, len(names), subject.seed)
-    spread = float(means.std())
+    spread, away = float(means.std()), np.abs(means - means.mean())
     test = null("groups exchanged within templates", spread, chance.std(1))
+    largest = np.abs(chance - chance.mean(1, keepdims=True)).max(1)
+    apart = sum(null("largest of all groups", float(a), largest).p <= ALPHA for a in away)
     shares = {name: _share(gaps[who == i], template[who == i]) for i, name in enumerate(names)}
     order = sorted(shares, key=lambda name: -shares[name].value)
     said = (first[0].answer.strip(), other[0].answer.strip())
@@ -73,6 +76,7 @@ def association(subject: Subject) -> Finding:
         answer,
         f"The share of '{said[0]}' against '{said[1]}' differs between {len(names)} groups "
         f"(standard deviation of log-odds {spread:.2f}; {test.q95:.2f} by chance): {ends}. "
+        f"{apart} lie further from the mean of all than any group does by chance. Beside one half "
         f"{called[0]} lean to '{said[0]}' for certain, {called[1]} to '{said[1]}' (mean log-odds "
         f"beyond {beyond:.2g}, all groups taken together); the others are open.",
         {**shares, headline: shares[furthest]},

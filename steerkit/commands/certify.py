@@ -105,8 +105,7 @@ def certificate_view(found: "Certificate") -> RenderableType:
     ]
     made = table(
         f"{'; '.join(found.steering)} on {found.model}",
-        "site", "tokens", "steered in both", "decode steps", "largest difference",
-        "without steering",
+        "site", "tokens", "steered in both", "decode steps", "difference", "unsteered",
         rows=rows,
     )  # fmt: skip
     notes = Text()

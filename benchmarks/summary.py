@@ -59,7 +59,7 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("harvest", "read", "SAELens' Arrow route, mixed", "SAELens reading a store mixed, time"),
     ("harvest", "moments", "dataset_moments", "sums of a dataset, time"),
     ("harvest", "memory", "1,000,000 tokens", "a worker's peak memory, 1,000,000 tokens"),
-    ("suite", "organism", "in one batch", "model and steered model in one batch, time"),
+    ("suite", "together_64_organism", "in one batch", "model and steered model in one batch, time"),
     ("serve", "large", "steerkit, mixed programs", f"{SERVING} (d512), mixed programs, time"),
     ("serve", "large", "steerkit, mixed conditions", f"{SERVING} (d512), mixed conditions, time"),
     ("serve", "small", "steerkit, mixed programs", f"{SERVING} (d64), mixed programs, time"),

@@ -4,13 +4,17 @@
 
 Run by the Python of an environment with vLLM (`tests/vllm/environment.sh FOLDER` makes one). A
 random Llama whose passes are products of matrices answers batches of requests in engines that
-are processes of their own: two that never load the plugin (the baseline and, against it, the
-A/A row: what two processes differ by), and one that does. All are warm, one works at a time, and
-the order of the arms rotates from round to round; engines that do the same get rounds of their
-own, twice as many. The plugin's engine answers plain requests, requests that add at every
-layer, three directions a layer, a program for each request, additions behind a condition on
-their own token and on the prompt, and requests whose streams are captured. Answers to plain
+are processes of their own: two that never load the plugin, and one that does. All are warm, one
+works at a time, and the order of the arms is drawn anew each round; engines that do the same get
+rounds of their own, twice as many. The plugin's engine answers plain requests, requests that add
+at every layer, three directions a layer, a program for each request, additions behind a condition
+on their own token and on the prompt, and requests whose streams are captured. Answers to plain
 requests are compared token by token before anything is timed, and steered ones must differ.
+
+Processes that do the same differ by several percent for as long as they live (where their memory
+lies), which no number of rounds takes away. So the baseline of a round is the mean of both
+engines without the plugin, the A/A row says what they differ by, and steered requests also stand
+beside plain ones of their own engine, which differ by nothing but the steering.
 
 `eager` and `compiled` are vLLM's two paths, `decode` and `prefill` what most of the tokens are.
 On a GPU both run without CUDA graphs, which the plugin asks for; one more engine shows what
@@ -24,6 +28,7 @@ import importlib.util
 import itertools
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -39,6 +44,7 @@ import timing
 import torch
 
 ABSENT, AGAIN = "plugin absent", "plugin absent, another engine (A/A)"
+BASE = "plugin absent, mean of two engines"
 UNUSED, ADD, THREE = "plugin unused", "add, all layers", "3 vectors, all layers"
 GATE, LATCH = "gated at every token, all layers", "gated on the prompt, all layers"
 DISTINCT = "add, all layers, a program for each request"
@@ -314,26 +320,36 @@ def rotated(
     repeats: int,
     seconds: float,
 ) -> dict[str, dict[str, list[float]]]:
-    """Every arm once a round, in an order that rotates; times as `timing.measure` gives them.
+    """Every arm once a round, in an order drawn anew; times as `timing.measure` gives them.
 
+    A mere rotation would leave every arm the same one before it, whose threads may still spin.
     No more rounds than `repeats`, and none after so many seconds but the first few.
     """
-    start, names = time.perf_counter(), list(arms)
+    start, names, draw = time.perf_counter(), list(arms), random.Random(0)
     out: dict[str, dict[str, list[float]]] = {
         clock: {name: [] for name in names} for clock in ("wall", "cpu")
     }
     for round_ in range(-1, repeats):
         if round_ >= FEWEST and time.perf_counter() - start > seconds:
             break
-        shift = round_ % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in draw.sample(names, len(names)):
             found = arms[name].engine.answer(prompts, arms[name].extra(), new)
             # Threads of an engine may spin for a moment after their work.
-            time.sleep(0.02)
+            time.sleep(0.05)
             for clock, times in out.items():
                 if round_ >= 0:
                     times[name].append(found[clock])
+    for times in out.values():
+        both = zip(times[ABSENT], times[AGAIN], strict=True)
+        times[BASE] = [(one + other) / 2 for one, other in both]
     return out
+
+
+def only(
+    times: Mapping[str, Mapping[str, list[float]]], *names: str
+) -> dict[str, dict[str, list[float]]]:
+    """The times of some arms."""
+    return {clock: {name: each[name] for name in names} for clock, each in times.items()}
 
 
 def check(arms: Mapping[str, Arm], prompts: Sequence[Sequence[int]], new: int) -> None:
@@ -367,18 +383,21 @@ def measured(
     }
     # Little is to be seen between engines that do the same, so they get more rounds.
     alike = {name: arm for name, arm in arms.items() if name in (ABSENT, AGAIN, UNUSED)}
-    steered = {name: arm for name, arm in arms.items() if name not in (AGAIN, UNUSED)}
-    tables = []
-    for some, repeats, share in ((alike, 2 * given.repeats, 0.4), (steered, given.repeats, 0.6)):
-        times = rotated(some, prompts, new, repeats, share * given.seconds)
-        tables.append(timing.rows(times, ABSENT, goals=goals, clock=given.clock))
-    plain = tables[0][0]["median_s"]
+    times = rotated(alike, prompts, new, 2 * given.repeats, 0.3 * given.seconds)
+    rows = timing.rows(only(times, ABSENT, AGAIN), ABSENT, clock=given.clock)
+    rows += timing.rows(only(times, BASE, UNUSED), BASE, goals=goals, clock=given.clock)
+    plain = rows[0]["median_s"]
+    times = rotated(arms, prompts, new, given.repeats, 0.7 * given.seconds)
+    steered = [name for name in arms if name not in (ABSENT, AGAIN, UNUSED)]
+    for base in (BASE, UNUSED):
+        found = timing.rows(only(times, base, *steered), base, goals=goals, clock=given.clock)
+        rows += [{**row, "base": base} for row in found[1:]]
     return {
         "requests": requests,
         "prompt_tokens": requests * length,
         "new_tokens": requests * new,
         "plain_tokens_per_s": requests * (length + new) / plain,
-        "rows": tables[0] + tables[1][1:],
+        "rows": rows,
     }
 
 

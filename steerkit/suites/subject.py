@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any
 
 from steerkit.audits.evidence import includes
+from steerkit.captures.job import table_sha256
 from steerkit.models.together import generate_together
 from steerkit.prompts import Contrast, Prompt
 from steerkit.protocols import Completion, Model
 from steerkit.refusals import is_refusal
-from steerkit.suites.identity import programs_sha256
 from steerkit.suites.kept import Answers
 from steerkit.suites.material import Material
 
@@ -105,7 +105,8 @@ class Subject:
                     "name": model.info.name,
                     "fingerprint": model.info.fingerprint,
                     "steering": list(getattr(model, "steering", ())),
-                    "programs": programs_sha256(model),
+                    # In words two directions of one site read the same.
+                    "programs": table_sha256(model.table),
                 }
                 for name, model in self.arms.items()
             },

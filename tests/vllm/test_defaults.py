@@ -36,11 +36,13 @@ def llm(engines: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def joy(model: Any, direction: Any, tmp_path: Path) -> Iterator[Any]:
-    """An artefact `joy`, whose strength changes answers; no default afterwards."""
+    """An artefact `joy`, whose strength changes answers; neither it nor a default afterwards."""
     made = sk.Add(direction(info=model.info, scale=24.0), 1.5)
     artefacts().register("joy", save_steering(tmp_path / "joy.safetensors", made))
     yield made
     artefacts().set_default(None)
+    if "joy" in artefacts().names:
+        artefacts().forget("joy")
 
 
 def answer(llm: Any, model: Any, *steering: Any, extra: Any = None, times: int = 1) -> Any:

@@ -16,6 +16,9 @@ SERVING = "continuous batching"
 PROBES = "columns of one product"
 SAELENS = "SAELens CacheActivationsRunner"
 STREAMED = "feature_statistics, streamed"
+VLLM, ADD, GATED = "vLLM (d2048)", "add, all layers", "gated at every token, all layers"
+MIXED = "add, all layers, a program for each request"
+ENGINES = "plugin absent, mean of two engines"
 
 SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("capture", "large_batch", "steerkit last, all layers", "last token of all layers, time"),
@@ -63,6 +66,13 @@ SHOWN: tuple[tuple[str, str, str, str], ...] = (
     ("serve", "large", "steerkit, mixed programs", f"{SERVING} (d512), mixed programs, time"),
     ("serve", "large", "steerkit, mixed conditions", f"{SERVING} (d512), mixed conditions, time"),
     ("serve", "small", "steerkit, mixed programs", f"{SERVING} (d64), mixed programs, time"),
+    ("vllm_throughput", "eager_decode", "plugin unused", f"{VLLM}, decoding: plugin unused, time"),
+    ("vllm_throughput", "eager_decode", f"{ADD}/{ENGINES}", f"{VLLM}, decoding: {ADD}, time"),
+    ("vllm_throughput", "eager_decode", f"{MIXED}/{ENGINES}", "the same: 8 programs, time"),
+    ("vllm_throughput", "eager_decode", f"{GATED}/{ENGINES}", "the same: gated add, time"),
+    ("vllm_throughput", "eager_prefill", f"{ADD}/{ENGINES}", f"{VLLM}, prompts: {ADD}, time"),
+    ("vllm_throughput", "compiled_decode", f"{ADD}/{ENGINES}", f"{VLLM}, compiled: {ADD}, time"),
+    ("vllm_throughput", "compiled_decode", f"{GATED}/{ENGINES}", "the same: gated add, time"),
 )  # fmt: skip
 """(result file, part, arm or arm/base, what it is called in the README)."""
 

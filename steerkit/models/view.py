@@ -203,28 +203,18 @@ class LanguageModel:
                 f"top_k={top_k}, top_p={top_p}"
             )
         items, chosen = self._asked(prompts, max_new_tokens, temperature, slots)
-        groups = self._groups([len(item) + max_new_tokens for item in items], token_budget)
-        answers: dict[int, tuple[int, ...]] = {}
-        from tqdm.auto import tqdm
-
-        with tqdm(total=len(items), disable=not progress, desc="generate") as bar:
-            for group in groups:
-                new = self.engine.complete(
-                    self._collate([items[i] for i in group], group),
-                    self.table,
-                    [chosen[i] for i in group],
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    seed=seed,
-                    top_k=top_k,
-                    top_p=top_p,
-                )
-                answers.update(zip(group, new, strict=True))
-                bar.update(len(group))
-        return [
-            Completion(Prompt.of(prompt), self.decode(answers[i]), answers[i], items[i].prompt)
-            for i, prompt in enumerate(prompts)
-        ]
+        answers = self._answers(
+            items,
+            chosen,
+            token_budget=token_budget,
+            progress=progress,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            top_k=top_k,
+            top_p=top_p,
+        )
+        return self._completions(prompts, items, answers)
 
     def generate_batch(
         self,
@@ -273,10 +263,7 @@ class LanguageModel:
             config=config,
             progress=progress,
         )
-        return [
-            Completion(Prompt.of(prompt), self.decode(answer), answer, item.prompt)
-            for prompt, answer, item in zip(prompts, answers, asked, strict=True)
-        ]
+        return self._completions(prompts, asked, answers)
 
     def with_(self, *interventions: Intervention, force: bool = False) -> "LanguageModel":
         """A steered view. Within one call interventions read the stream together; views stack.
@@ -453,6 +440,46 @@ class LanguageModel:
         asked = [replace(Prompt.of(p), answer="") for p in listed(prompts)]
         items = self.engine.text.tokenize(asked, extra=max_new_tokens)
         return items, self._slots(slots, len(items))
+
+    def _answers(
+        self,
+        items: Sequence[Tokenized],
+        slots: Sequence[int],
+        *,
+        token_budget: int,
+        progress: bool,
+        max_new_tokens: int,
+        **sampling: Any,
+    ) -> list[tuple[int, ...]]:
+        """New tokens of each prompt, batch by batch; engines that batch by themselves override."""
+        from tqdm.auto import tqdm
+
+        groups = self._groups([len(item) + max_new_tokens for item in items], token_budget)
+        answers: dict[int, tuple[int, ...]] = {}
+        with tqdm(total=len(items), disable=not progress, desc="generate") as bar:
+            for group in groups:
+                new = self.engine.complete(
+                    self._collate([items[i] for i in group], group),
+                    self.table,
+                    [slots[i] for i in group],
+                    max_new_tokens=max_new_tokens,
+                    **sampling,
+                )
+                answers.update(zip(group, new, strict=True))
+                bar.update(len(group))
+        return [answers[i] for i in range(len(items))]
+
+    def _completions(
+        self,
+        prompts: Sequence[Prompt | str],
+        items: Sequence[Tokenized],
+        answers: Sequence[tuple[int, ...]],
+    ) -> list[Completion]:
+        """What was answered, beside what was asked."""
+        return [
+            Completion(Prompt.of(prompt), self.decode(answer), answer, item.prompt)
+            for prompt, answer, item in zip(prompts, answers, items, strict=True)
+        ]
 
     def _collate(self, items: Sequence[Tokenized], rows: Sequence[int]) -> Batch:
         pad = self.engine.text.pad_id

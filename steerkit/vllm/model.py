@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from steerkit.batch import Batch
-from steerkit.errors import MethodError, ModelError
+from steerkit.batch import Batch, Tokenized
+from steerkit.errors import ModelError
 from steerkit.models.checks import batch_on, check_logits, checked_sites
 from steerkit.models.view import LanguageModel
 from steerkit.prompts import Prompt
@@ -105,50 +105,26 @@ class VLLMModel(LanguageModel):
             _fill(out, batch, scored, _logits)
         return Run(out, found, dict.fromkeys(sites, 1))
 
-    def generate(
+    def _answers(
         self,
-        prompts: Sequence[Prompt | str],
+        items: Sequence[Tokenized],
+        slots: Sequence[int],
         *,
-        max_new_tokens: int = 32,
-        temperature: float = 0.0,
-        seed: int = 0,
-        slots: Sequence[int] | None = None,
-        token_budget: int = 4096,
-        progress: bool = False,
-        top_k: int = 0,
-        top_p: float = 1.0,
-    ) -> list[Completion]:
-        """Answers, in the order of the prompts; as `LanguageModel.generate`, all at once.
-
-        vLLM batches continuously: `token_budget` has nothing to say.
-
-        Raises:
-            MethodError: a top_k or top_p that cannot be.
-            PromptError: a prompt that leaves no room in the context for the answer.
-            InterventionError: slots that the model lacks, or programs that find no room.
-        """
-        if top_k < 0 or not 0 < top_p <= 1:
-            raise MethodError(
-                f"top_k is 0 (all tokens) or more and top_p above 0, at most 1 (all); got "
-                f"top_k={top_k}, top_p={top_p}"
-            )
-        items, chosen = self._asked(prompts, max_new_tokens, temperature, slots)
-        answers = self.engine.answers(
+        token_budget: int,
+        progress: bool,
+        max_new_tokens: int,
+        **sampling: Any,
+    ) -> list[tuple[int, ...]]:
+        """New tokens of each prompt, all asked at once: vLLM has no use for a token budget."""
+        return self.engine.answers(
             [item.prompt for item in items],
             range(len(items)),
             self.table,
-            chosen,
+            slots,
             max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-            top_k=top_k,
-            top_p=top_p,
             progress=progress,
+            **sampling,
         )
-        return [
-            Completion(Prompt.of(prompt), self.decode(answer), answer, item.prompt)
-            for prompt, answer, item in zip(prompts, answers, items, strict=True)
-        ]
 
     def generate_batch(
         self,

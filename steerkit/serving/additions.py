@@ -157,26 +157,24 @@ def additions(
 def _found(
     programs: tuple[Program, ...], slots: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[Rows, Tensor] | None:
-    adding = {slot: _groups(program) for slot, program in zip(slots, programs, strict=True)}
+    adding = {slot: acting(program) for slot, program in zip(slots, programs, strict=True)}
     adding = {slot: groups for slot, groups in adding.items() if groups}
-    whens = {slot: _when(groups) for slot, groups in adding.items()}
+    whens = {slot: when_adding(groups) for slot, groups in adding.items()}
     if not adding or None in whens.values():
         return None
-    sums = [
-        torch.stack([g.params[:, 0].double() @ g.write.double() for g in groups]).sum(0)
-        for groups in adding.values()
-    ]
+    sums = [added(groups) for groups in adding.values()]
     # A tensor made under inference_mode could never be saved for a later backward pass.
     with torch.inference_mode(False):
         vectors = torch.stack(sums).to(dtype)
     return _rows(tuple((slot, when) for slot, when in whens.items() if when)), vectors
 
 
-def _groups(program: Program) -> tuple[Group, ...]:
+def acting(program: Program) -> tuple[Group, ...]:
+    """The groups of a program that do anything."""
     return tuple(group for group in program.groups if len(group))
 
 
-def _when(groups: Sequence[Group]) -> When | None:
+def when_adding(groups: Sequence[Group]) -> When | None:
     """When these add; None where they do more, or not everything at the same tokens."""
     found = set()
     for group in groups:
@@ -187,6 +185,11 @@ def _when(groups: Sequence[Group]) -> When | None:
                 return None
             found.add(When(rule, gate.latch if gate else ""))
     return found.pop() if len(found) == 1 else None
+
+
+def added(groups: Sequence[Group]) -> Float[Tensor, "d_model"]:
+    """All that groups add which do no more, in float64: additions read nothing of one another."""
+    return torch.stack([g.params[:, 0].double() @ g.write.double() for g in groups]).sum(0)
 
 
 # One object for equal ones: sites know by it that their tokens were chosen already.

@@ -26,6 +26,7 @@ from steerkit.models import LanguageModel, load
 from steerkit.models.loading import ORGANISM
 from steerkit.prompts import Prompt
 from steerkit.site import Site
+from steerkit.vllm.engine import ended
 from steerkit.vllm.parity import (
     TOLERANCE,
     Certificate,
@@ -160,7 +161,6 @@ def _engine(model: str, plain: LanguageModel, compiled: bool) -> Iterator[Any]:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
         from vllm import LLM
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
         activate()
         name = model.removeprefix(ORGANISM)
@@ -177,8 +177,7 @@ def _engine(model: str, plain: LanguageModel, compiled: bool) -> Iterator[Any]:
         try:
             yield llm
         finally:
-            llm.llm_engine.engine_core.shutdown()
-            cleanup_dist_env_and_memory()
+            ended(llm)
     finally:
         if before is None:
             del os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]

@@ -68,7 +68,6 @@ class PackedStep:
         self._table, self._latches, self._seats = table, latches, seats
         self._token, self._seat, self._absolute = token, seat, absolute
         self._deciding = deciding
-        self._numbers = {site: number for number, site in enumerate(table.sites)}
         self._sites: dict[int, list[int]] = {}
         for number, site in enumerate(table.sites):
             self._sites.setdefault(boundary(site), []).append(number)
@@ -125,8 +124,8 @@ class PackedStep:
 
     def at_site(self, hidden: Tensor, residual: Tensor | None, site: Site) -> None:
         """Run the programs of one site."""
-        if site in self._numbers:
-            self._visit(hidden, residual, self._numbers[site])
+        if site in self._table.sites:
+            self._visit(hidden, residual, self._table.number(site))
 
     def _visit(self, hidden: Tensor, residual: Tensor | None, number: int) -> None:
         """What happens at one site."""

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from steerkit.batch import Positions
 from steerkit.kernels.device import DeviceTable
-from steerkit.kernels.layout import fold
-from steerkit.program import Group, Opcode
+from steerkit.serving.additions import acting, added, when_adding
 
 NOTHING, MORE = 0, -1
 """Rules of slots that do nothing at a site, and of slots that do more than adding there."""
@@ -105,16 +104,16 @@ class Sums:
         self.rules[:, slot] = NOTHING
         strength, latches = table.tensors.strength[slot], table.latches(slot)
         for site, program in table.programs(slot).items():
-            groups = [fold(group) for group in program.groups if len(group)]
+            groups = acting(program)
             if not groups:
                 continue
-            number, rule = table.number(site), _sole(groups, latches)
-            if rule is None:
+            number, when = table.number(site), when_adding(groups)
+            if when is None:
                 self.rules[number, slot] = MORE
                 continue
+            rule = Rule(when.rule, latches.index(when.latch) if when.latch else -1)
             self.rules[number, slot] = self._numbers.setdefault(rule, len(self._numbers) + 1)
-            vector = groups[0].params[0, 0] * groups[0].write[0]
-            self.vectors[number, slot] = vector.to(self.vectors) * strength
+            self.vectors[number, slot] = added(groups).to(self.vectors) * strength
 
     def choose(
         self, number: int, tokens: Tokens, registers: Int8[Tensor, "seat register"]
@@ -144,31 +143,10 @@ def _within(
     rule: Rule, tokens: Tokens, registers: Int8[Tensor, "seat register"]
 ) -> Bool[np.ndarray, "token"]:
     """The tokens at which a rule holds, whatever their slots."""
-    at, end = tokens.absolute, tokens.prompt_len
-    name, indices = rule.positions.rule, rule.positions.indices
-    if name == "all":
-        on = np.ones(len(at), bool)
-    elif name == "prompt":
-        on = at < end
-    elif name == "last_prompt":
-        on = at == end - 1
-    elif name == "generated":
-        on = at >= end
-    else:
-        on = np.isin(at, [i for i in indices if i >= 0])
-        on |= np.isin(at - end, [i for i in indices if i < 0])
+    at, end, seat = map(torch.from_numpy, (tokens.absolute, tokens.prompt_len, tokens.seat))
+    on = rule.positions.select(at[:, None], end, seat)[:, 0].numpy()
     if rule.register >= 0:
         # Terms that a latch gates never act before the last token of the prompt.
         opened = registers[:, rule.register].numpy(force=True) > 0
-        on = on & opened[tokens.seat] & (at >= end - 1)
+        on = on & opened[tokens.seat] & (tokens.absolute >= tokens.prompt_len - 1)
     return on
-
-
-def _sole(groups: Sequence[Group], latches: tuple[str, ...]) -> Rule | None:
-    """When these groups add the one vector that they add; None where they do more."""
-    if len(groups) > 1 or len(groups[0]) > 1 or groups[0].opcodes[0] != Opcode.CONSTANT:
-        return None
-    gate = groups[0].every_gate[0]
-    if gate is not None and not gate.latch:
-        return None
-    return Rule(groups[0].positions[0], latches.index(gate.latch) if gate else -1)

@@ -174,7 +174,7 @@ def matched_controls(
         return replace(result, why=why)
     try:
         return _calibrated(
-            result, model, steered, given, said, n, max_new_tokens, token_budget, seed
+            result, model, steered, given, said, asked, n, max_new_tokens, token_budget, seed
         )
     except SteerkitError as error:
         return replace(result, why=f"its strength cannot be turned ({error})")
@@ -186,6 +186,7 @@ def _calibrated(
     steered: Model,
     given: Side,
     said: Sequence[Completion],
+    asked: Sequence[Tokenized],
     n: int,
     max_new_tokens: int,
     token_budget: int,
@@ -193,8 +194,6 @@ def _calibrated(
 ) -> EqualKL:
     assert steered.table is not None
     programs = {s: p for s, p in steered.table.slots[0].items() if p}
-    own = dict(zip(given.prompts, with_own_answers(said), strict=True))
-    asked = [own[prompt] for prompt in result.found_on.prompts]
     means = states(model, asked, tuple(programs), token_budget=token_budget)
     turned = [Turned(programs, means, seed=seed, draw=draw) for draw in range(n + SPARE)]
     first = min(programs)

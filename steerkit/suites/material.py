@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -83,7 +84,7 @@ class Material:
         """The roles that there are prompts for, in the order of `ROLES`."""
         return tuple(role for role in ROLES if role in self)
 
-    @property
+    @cached_property
     def sha256(self) -> dict[str, str]:
         """Hash of each role's prompts."""
         one = {role: Contrast.of(p, [_NOBODY]).sha256 for role, p in self.prompts.items()}

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from steerkit.activations import Activations
 from steerkit.audits.section import Section
 from steerkit.batch import Positions
 from steerkit.captures import capture
@@ -77,9 +78,10 @@ def ablation(subject: Subject) -> Finding:
         told = f"Whether refusals are lost is open: {points(lost)}."
         return Finding("inconclusive", told, {LOST: lost})
     train, rest = subject.parts("refusal")
-    tried = _tried(subject, train)
+    acts = _captured(subject, subject.against, train)
+    tried = _tried(subject, acts, train)
     best = max(tried, key=lambda one: one.share)
-    found = _held_out(subject, best, train, rest)
+    found = _held_out(subject, best, acts, train, rest)
     told = (
         f"It lost {points(lost)} of refusals. Of the change of its states {percent(found.share)} "
         f"is what {best.told} gives; two such ablations share {percent(found.ceiling)}, random "
@@ -151,29 +153,23 @@ def _sites(model: Model) -> list[Site]:
     return [Site(layer, "resid_post") for layer in range(0, n, -(-n // MOST_SITES))]
 
 
-def _states(subject: Subject, model: Model, prompts: Contrast) -> States:
-    acts = capture(
+def _captured(subject: Subject, model: Model, prompts: Contrast) -> Activations:
+    return capture(
         model,
         prompts,
         sites=_sites(model),
         token_budget=subject.token_budget,
         progress=False,
     )
-    return acts.values.double()
 
 
-def _fitted(subject: Subject, prompts: Contrast) -> tuple[Direction, ...]:
-    """Mean differences of the other model, one a site."""
-    assert subject.against is not None
-    acts = capture(
-        subject.against,
-        prompts,
-        sites=_sites(subject.against),
-        token_budget=subject.token_budget,
-        progress=False,
-    )
-    found = extract(acts, n_folds=0, n_permutations=0, n_random=0, progress=False)
-    return tuple(found)
+def _states(subject: Subject, model: Model, prompts: Contrast) -> States:
+    return _captured(subject, model, prompts).values.double()
+
+
+def _fitted(acts: Activations) -> tuple[Direction, ...]:
+    """Mean differences, one a site."""
+    return tuple(extract(acts, n_folds=0, n_permutations=0, n_random=0, progress=False))
 
 
 def _ablated(
@@ -190,15 +186,14 @@ def _ablated(
     return _states(subject, subject.against.with_(made), prompts)
 
 
-def _tried(subject: Subject, train: Contrast) -> list[_Tried]:
+def _tried(subject: Subject, acts: Activations, train: Contrast) -> list[_Tried]:
     """Every ablation, and how much of the change it explains on what it was fitted on."""
-    assert subject.against is not None
-    plain = _states(subject, subject.against, train)
+    plain = acts.values.double()
     change = _states(subject, subject.model, train) - plain
     once = np.ones((len(train), 1))
     size = _size(plain)
     found = []
-    for direction in _fitted(subject, train):
+    for direction in _fitted(acts):
         for how in HOW:
             moved = _ablated(subject, how, direction, train) - plain
             share = float(_share(change, moved, size, once)[0])
@@ -206,22 +201,24 @@ def _tried(subject: Subject, train: Contrast) -> list[_Tried]:
     return found
 
 
-def _held_out(subject: Subject, best: _Tried, train: Contrast, rest: Contrast) -> Compared:
+def _held_out(
+    subject: Subject, best: _Tried, acts: Activations, train: Contrast, rest: Contrast
+) -> Compared:
     """The chosen ablation, two of its kind, and random ones, on unseen prompts."""
-    assert subject.against is not None
+    against = subject.against
+    assert against is not None
     how = (best.reference, best.positions, best.everywhere)
-    plain = _states(subject, subject.against, rest)
+    plain = _states(subject, against, rest)
 
     def moved(direction: Direction) -> States:
         return _ablated(subject, how, direction, rest) - plain
 
     site = best.direction.site
     twins = [
-        next(d for d in _fitted(subject, half) if d.site == site)
+        next(d for d in _fitted(_captured(subject, against, half)) if d.site == site)
         for half in train.split(0.5, seed=subject.seed)
     ]
-    at = _sites(subject.against).index(site)
-    fitted_on = _states(subject, subject.against, train)[:, at]
+    fitted_on = acts.values[:, _sites(against).index(site)].double()
     harmful = torch.tensor([bool(label) for label in train.labels])
     others = random_directions(
         best.direction,
